@@ -11,12 +11,15 @@ import dataclasses
 import difflib
 import math
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 DL_CFG = Path(__file__).with_name("dl.cfg")
 KEYS_CFG = Path(__file__).with_name("keys.cfg")
+
+SECTIONS = ("etl", "partitions", "emr", "spark", "s3", "tags", "prices")  # of dl.cfg
 
 # The columns that a table can be partitioned by; tables without a year or a date have no entry.
 PARTITION_CHOICES: Mapping[str, tuple[str, ...]] = {
@@ -69,9 +72,52 @@ def names(value: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in value.split(",") if name.strip())
 
 
+def optional(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    """A parser that takes a blank value for None."""
+
+    def parse_optional(value: str) -> Any:  # noqa: ANN401 (whatever parse returns)
+        return parse(value) if value else None
+
+    return parse_optional
+
+
+def yes_or_no(value: str) -> bool:
+    """The words that configparser takes for a boolean."""
+    try:
+        return configparser.ConfigParser.BOOLEAN_STATES[value.lower()]
+    except KeyError:
+        raise ValueError from None
+
+
+def s3_folder(value: str) -> str:
+    """An s3:// URI without the slash at its end."""
+    uri = value.rstrip("/")
+    if not re.fullmatch(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[^\s]+)?", uri):
+        raise ValueError
+    return uri
+
+
+def node_kinds(value: str) -> tuple[str, ...]:
+    """A list of the kinds of nodes that may be spot instances."""
+    kinds = names(value)
+    if not set(kinds) <= {"core", "task"}:
+        raise ValueError
+    return kinds
+
+
+def some_names(value: str) -> tuple[str, ...]:
+    """A comma-separated list of at least one name."""
+    return names(text(value))
+
+
 def setting(parse: Callable[[str], Any], expects: str) -> Any:  # noqa: ANN401 (as dataclasses.field)
     """A dataclass field that is read from the key of the same name in dl.cfg."""
     return dataclasses.field(metadata={"parse": parse, "expects": expects})
+
+
+def secret(parse: Callable[[str], Any], expects: str) -> Any:  # noqa: ANN401 (as dataclasses.field)
+    """A setting whose value is never shown."""
+    return dataclasses.field(repr=False, metadata={"parse": parse, "expects": expects})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +132,49 @@ class EtlConfig:
     lock_minutes: float = setting(number(0.01, 1440), "minutes, from 0.01 to 1440")
     keep_reports: int = setting(whole_number(1, 10_000), "a whole number from 1 to 10000")
     partitions: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class EmrConfig:
+    """The cluster to find or to create: [emr], [spark], [s3], [tags] and [prices] of dl.cfg."""
+
+    region: str = setting(text, "an AWS region such as us-west-2")
+    cluster_name: str = setting(text, "a name")
+    code_uri: str | None = setting(optional(s3_folder), "a folder such as s3://my-bucket/code")
+    log_uri: str | None = setting(optional(s3_folder), "a folder such as s3://my-bucket/logs")
+    release_label: str = setting(text, "an EMR release such as emr-7.13.0")
+    applications: tuple[str, ...] = setting(some_names, "a list such as Hadoop, Spark")
+    master_types: tuple[str, ...] = setting(some_names, "a list of instance types")
+    core_types: tuple[str, ...] = setting(some_names, "a list of instance types")
+    core_count: int = setting(whole_number(1, 1000), "a whole number from 1 to 1000")
+    task_types: tuple[str, ...] = setting(some_names, "a list of instance types")
+    task_count: int = setting(whole_number(0, 1000), "a whole number from 0 to 1000")
+    spot: tuple[str, ...] = setting(node_kinds, "a list of core, task, or nothing")
+    spot_wait_minutes: int = setting(whole_number(5, 1440), "whole minutes from 5 to 1440")
+    scaling_minimum: int | None = setting(optional(whole_number(1, 1000)), "1 to 1000, or nothing")
+    scaling_maximum: int | None = setting(optional(whole_number(1, 1000)), "1 to 1000, or nothing")
+    disk_gb: int = setting(whole_number(10, 16_384), "a whole number from 10 to 16384")
+    subnet_ids: tuple[str, ...] = setting(names, "a list of subnet ids, or nothing")
+    key_pair: str | None = setting(optional(text), "the name of an EC2 key pair, or nothing")
+    service_role: str = setting(text, "the name of an IAM role")
+    instance_profile: str = setting(text, "the name of an instance profile")
+    security_configuration: str = setting(text, "the name of an EMR security configuration")
+    idle_minutes: int = setting(whole_number(1, 10_080), "whole minutes from 1 to 10080 (a week)")
+    termination_protection: bool = setting(yes_or_no, "yes or no")
+    step_concurrency: int = setting(whole_number(1, 256), "a whole number from 1 to 256")
+    spark: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    s3: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    tags: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    prices: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class AwsKeys:
+    """The keys of keys.cfg; secrets stay out of every printout."""
+
+    access_key_id: str = setting(text, "an access key id")
+    secret_access_key: str = secret(text, "a secret access key")
+    session_token: str | None = secret(optional(text), "a session token, or nothing")
 
 
 class Settings:
@@ -115,13 +204,19 @@ class Settings:
         """The keys of a section as they stand in the file."""
         return list(self.file[section]) if self.file.has_section(section) else []
 
+    def check_sections(self, known: Sequence[str]) -> None:
+        """Raise a ConfigError for a section that nothing reads."""
+        for section in self.file.sections():
+            if section not in known:
+                raise ConfigError(
+                    f"{self.path}: section [{section}] is unknown; {_hint(section, known)}"
+                )
+
     def check_keys(self, section: str, known: Sequence[str]) -> None:
         """Raise a ConfigError for a key that nothing reads, so that a misspelling is not silent."""
         for key in self.keys(section):
             if key not in known:
-                near = difflib.get_close_matches(key, known, n=1)
-                hint = f"did you mean {near[0]}?" if near else f"known are: {', '.join(known)}"
-                raise ConfigError(f"{self.path}: [{section}] {key} is unknown; {hint}")
+                raise ConfigError(f"{self.path}: [{section}] {key} is unknown; {_hint(key, known)}")
 
     def _find(self, section: str, key: str) -> tuple[str, str | None]:
         variable = _variable(section, key)
@@ -139,9 +234,55 @@ def load_etl_config(
 ) -> EtlConfig:
     """The job's settings; raises ConfigError for the first one that is missing or wrong."""
     settings = Settings(path, environ, flags)
+    settings.check_sections(SECTIONS)
     settings.check_keys("partitions", tuple(PARTITION_CHOICES))
     partitions = {table: _partition(settings, table) for table in PARTITION_CHOICES}
     return dataclasses.replace(load_section(settings, "etl", EtlConfig), partitions=partitions)
+
+
+def load_emr_config(
+    path: Path = DL_CFG,
+    flags: Flags | None = None,
+    environ: Mapping[str, str] = os.environ,
+    required: Sequence[str] = (),
+) -> EmrConfig:
+    """The cluster's settings; the required ones may not be blank."""
+    settings = Settings(path, environ, flags)
+    settings.check_sections(SECTIONS)
+    expects = {field.name: field.metadata.get("expects") for field in dataclasses.fields(EmrConfig)}
+    for key in required:
+        settings.get("emr", key, text, str(expects[key]))
+    return dataclasses.replace(
+        load_section(settings, "emr", EmrConfig),
+        spark=load_mapping(settings, "spark", "spark."),
+        s3=load_mapping(settings, "s3", "fs."),
+        tags=load_mapping(settings, "tags"),
+        prices=load_mapping(settings, "prices", "", number(0, 1000), "dollars per hour"),
+    )
+
+
+def load_aws_keys(path: Path = KEYS_CFG) -> AwsKeys | None:
+    """The keys of keys.cfg, or None where it is blank or missing: boto3 then finds its own."""
+    if not path.exists():
+        return None
+    settings = Settings(path, {})
+    settings.check_sections(("aws",))
+    given = [key for key in settings.keys("aws") if settings.file["aws"][key]]
+    return load_section(settings, "aws", AwsKeys) if given else None
+
+
+def load_mapping(
+    settings: Settings,
+    section: str,
+    prefix: str = "",
+    parse: Callable[[str], Any] = str,
+    expects: str = "a value",
+) -> dict[str, Any]:
+    """A section of keys that are the user's own, all beginning with the prefix."""
+    for key in settings.keys(section):
+        if not key.startswith(prefix):
+            raise ConfigError(f"{settings.path}: [{section}] {key} must begin with {prefix}")
+    return {key: settings.get(section, key, parse, expects) for key in settings.keys(section)}
 
 
 def load_section(settings: Settings, section: str, shape: Callable[..., ConfigT]) -> ConfigT:
@@ -187,9 +328,25 @@ def _read(path: Path) -> configparser.ConfigParser:
         raise ConfigError(f"{path}: no such file; name another with --config") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from None
+    except configparser.ParsingError as error:
+        # Never the line itself: it may hold a secret.
+        raise ConfigError(
+            f"{path}: line {_line_number(error)}: expected key = value under a [section]"
+        ) from None
     except configparser.Error as error:
         raise ConfigError(" ".join(str(error).split())) from None
     return parser
+
+
+def _hint(name: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]}?" if near else f"known are: {', '.join(known)}"
+
+
+def _line_number(error: configparser.ParsingError) -> int:
+    if isinstance(error, configparser.MissingSectionHeaderError):
+        return error.lineno
+    return error.errors[0][0]
 
 
 def _variable(section: str, key: str) -> str:
