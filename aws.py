@@ -1,0 +1,352 @@
+"""What the laptop scripts share: session, cluster, waiting, narrating, and errors in one line."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import gzip
+import inspect
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import boto3
+import botocore.exceptions as errors
+import botocore.session
+from boto3.exceptions import Boto3Error
+from botocore.config import Config
+from rich.console import Console
+
+from configs import DL_CFG, KEYS_CFG, ConfigError, EmrConfig, load_aws_keys, load_emr_config
+
+if TYPE_CHECKING:
+    from mypy_boto3_emr import EMRClient
+    from mypy_boto3_emr.literals import ClusterStateType
+    from mypy_boto3_emr.type_defs import ClusterTypeDef
+    from mypy_boto3_s3 import S3Client
+
+    from configs import AwsKeys
+
+PROJECT_TAG = ("project", "sparkify-data-lake")  # marks what these scripts may find and end
+ACTIVE: Sequence[ClusterStateType] = ("STARTING", "BOOTSTRAPPING", "RUNNING", "WAITING")
+
+# Adaptive: the client slows down by itself when AWS says that it is asked too often.
+CLIENT_CONFIG = Config(
+    retries={"mode": "adaptive", "max_attempts": 10}, connect_timeout=10, read_timeout=60
+)
+POLL_SECONDS = 15.0
+LONGEST_PAUSE = 240.0
+
+EXPIRED = {"ExpiredToken", "ExpiredTokenException", "RequestExpired"}
+UNKNOWN_KEYS = {
+    "AuthFailure",
+    "InvalidAccessKeyId",
+    "InvalidClientTokenId",
+    "InvalidSignatureException",
+    "SignatureDoesNotMatch",
+    "UnrecognizedClientException",
+}
+DENIED = {"403", "AccessDenied", "AccessDeniedException", "UnauthorizedOperation"}
+THROTTLED = {"RequestLimitExceeded", "SlowDown", "Throttling", "ThrottlingException"}
+UNREACHABLE = (errors.ConnectionError, errors.HTTPClientError)
+NO_CREDENTIALS = (
+    errors.CredentialRetrievalError,
+    errors.NoCredentialsError,
+    errors.PartialCredentialsError,
+    errors.ProfileNotFound,
+    errors.SSOError,
+    errors.TokenRetrievalError,
+)
+SIGN_IN = "run aws sso login or aws configure, or fill in keys.cfg"
+
+Answer = TypeVar("Answer")
+
+
+class AwsError(Exception):
+    """Something on AWS that stops the script, told in one line: what, where and what to do."""
+
+
+class StillGoingError(AwsError):
+    """What was waited for goes on, but not the waiting."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Clock:
+    """Time as the waiting sees it; tests bring their own."""
+
+    now: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+
+
+# Scripts: flags, errors and exit codes.
+
+
+def run_script(
+    command: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None
+) -> int:
+    """The exit code of a command, with its expected errors told in one line on stderr."""
+    name = Path(inspect.getfile(command)).name
+    try:
+        return command(argv)
+    except ConfigError as error:
+        say(f"{name}: error: {error}")
+        return 2
+    except (AwsError, errors.BotoCoreError, errors.ClientError, Boto3Error) as error:
+        say(f"{name}: error: {explain(error)}")
+        return 1
+    except KeyboardInterrupt:
+        say(f"{name}: stopped; what was begun on AWS goes on: see get_cluster_status.py")
+        return 130
+
+
+def add_flags(parser: argparse.ArgumentParser, keys: Sequence[str] = ()) -> None:
+    """The flags that every script has, and one for each of these keys of [emr]."""
+    parser.add_argument("--config", type=Path, default=DL_CFG, help="instead of dl.cfg")
+    parser.add_argument("--keys", type=Path, default=KEYS_CFG, help="instead of keys.cfg")
+    expects = {
+        field.name: field.metadata.get("expects", "") for field in dataclasses.fields(EmrConfig)
+    }
+    for key in dict.fromkeys(("region", "cluster_name", *keys)):
+        flag = f"--{key.replace('_', '-')}"
+        parser.add_argument(flag, dest=f"emr.{key}", metavar="VALUE", help=expects[key])
+
+
+def load_config(args: argparse.Namespace, required: Sequence[str] = ()) -> EmrConfig:
+    """The cluster's settings as dl.cfg, the environment and the flags of add_flags give them."""
+    flags = {
+        ("emr", name.removeprefix("emr.")): value
+        for name, value in vars(args).items()
+        if name.startswith("emr.") and value is not None
+    }
+    return load_emr_config(args.config, flags, required=required)
+
+
+def connect(args: argparse.Namespace, config: EmrConfig) -> boto3.Session:
+    """A session with the keys of keys.cfg, or with what boto3 finds where that is blank."""
+    keys = load_aws_keys(args.keys)
+    if keys and args.keys.stat().st_mode & 0o077:
+        warn(f"others on this computer can read {args.keys}: run chmod 600 {args.keys}")
+    return make_session(keys, config.region)
+
+
+def make_session(keys: AwsKeys | None, region: str) -> boto3.Session:
+    """A session for the region; all its clients retry and slow down as CLIENT_CONFIG says."""
+    core = botocore.session.Session()
+    core.set_default_client_config(CLIENT_CONFIG)
+    credentials = dataclasses.asdict(keys) if keys else {}
+    session = boto3.Session(
+        botocore_session=core,
+        region_name=region,
+        **{f"aws_{name}": value for name, value in credentials.items()},
+    )
+    check_region(session, region)
+    return session
+
+
+def check_region(session: boto3.Session, region: str) -> None:
+    """Refuse a misspelt region before its endpoint is looked for in vain."""
+    known = [
+        name
+        for partition in session.get_available_partitions()
+        for name in session.get_available_regions("emr", partition)
+    ]
+    if region not in known:
+        near = difflib.get_close_matches(region, known, n=1)
+        hint = f"did you mean {near[0]}?" if near else "if it is new, update boto3"
+        raise ConfigError(f"region {region} is unknown; {hint} (region in [emr], or --region)")
+
+
+# Errors.
+
+
+def explain(error: Exception) -> str:
+    """What went wrong and the cure, in one line."""
+    if isinstance(error, errors.ClientError):
+        return explain_refusal(error)
+    message = " ".join(str(error).split())
+    if isinstance(error, errors.NoCredentialsError):
+        return f"no AWS credentials found: {SIGN_IN}"
+    if isinstance(error, NO_CREDENTIALS):
+        return f"the AWS credentials cannot be used: {message}; {SIGN_IN}"
+    if isinstance(error, UNREACHABLE):
+        return f"AWS cannot be reached: {message}; check the region in dl.cfg and your network"
+    return message
+
+
+def explain_refusal(error: errors.ClientError) -> str:
+    """What AWS refused, why, and the cure, in one line."""
+    code, operation = error_code(error), error.operation_name
+    message = " ".join(error.response["Error"].get("Message", "").split())
+    if code in EXPIRED:
+        return f"the session token has expired: {SIGN_IN} with a new one"
+    if code in UNKNOWN_KEYS:
+        return f"AWS does not accept these keys ({code}): {SIGN_IN}"
+    if code in DENIED:
+        return f"not allowed to {operation}: {message}; iam-policy.json lists what you need"
+    if code in THROTTLED:
+        return f"AWS is asked too often ({operation}: {code}): try again in a few minutes"
+    if code == "NoSuchBucket":
+        bucket = error.response["Error"].get("BucketName", "of that name")
+        return f"there is no bucket {bucket}: run iac_create.py --create-bucket, or mend dl.cfg"
+    return f"AWS refused {operation}: {message} ({code})"
+
+
+def error_code(error: errors.ClientError) -> str:
+    """AWS's own name for what went wrong."""
+    return error.response["Error"].get("Code", "")
+
+
+# Clusters.
+
+
+def find_clusters(emr: EMRClient, name: str) -> list[ClusterTypeDef]:
+    """The active clusters that have this name and the project's tag."""
+    pages = emr.get_paginator("list_clusters").paginate(ClusterStates=ACTIVE)
+    named = [found["Id"] for page in pages for found in page["Clusters"] if found["Name"] == name]
+    clusters = [emr.describe_cluster(ClusterId=cluster_id)["Cluster"] for cluster_id in named]
+    return [cluster for cluster in clusters if is_ours(cluster)]
+
+
+def find_cluster(emr: EMRClient, name: str) -> ClusterTypeDef | None:
+    """The one active cluster of this name and tag, or None; two are an error that lists them."""
+    clusters = find_clusters(emr, name)
+    if len(clusters) > 1:
+        ids = ", ".join(sorted(cluster["Id"] for cluster in clusters))
+        raise AwsError(
+            f"{len(clusters)} active clusters are named {name}: {ids}; "
+            "end all but one with iac_terminate.py --cluster-id"
+        )
+    return clusters[0] if clusters else None
+
+
+def fetch_cluster(emr: EMRClient, cluster_id: str) -> ClusterTypeDef:
+    """The cluster of this id, in whatever state."""
+    try:
+        return emr.describe_cluster(ClusterId=cluster_id)["Cluster"]
+    except emr.exceptions.InvalidRequestException:
+        region = emr.meta.region_name
+        raise AwsError(f"there is no cluster {cluster_id} in {region}: check --region") from None
+
+
+def is_ours(cluster: ClusterTypeDef) -> bool:
+    """Whether a cluster carries the project's tag."""
+    tags = {tag.get("Key"): tag.get("Value") for tag in cluster.get("Tags", [])}
+    return tags.get(PROJECT_TAG[0]) == PROJECT_TAG[1]
+
+
+def failure_reason(status: Mapping[str, Any]) -> str:
+    """Why a cluster or a step is in its state, as far as EMR says."""
+    details, reason = status.get("FailureDetails", {}), status.get("StateChangeReason", {})
+    told = [
+        details.get("Reason"),
+        details.get("Message"),
+        reason.get("Code"),
+        reason.get("Message"),
+    ]
+    return ": ".join(dict.fromkeys(part for part in told if part)) or "EMR gives no reason"
+
+
+# S3.
+
+
+def split_uri(uri: str) -> tuple[str, str]:
+    """The bucket and the key of an S3 URI; EMR gives back log URIs as s3n://."""
+    bucket, _, key = uri.partition("://")[2].partition("/")
+    return bucket, key
+
+
+def list_keys(s3: S3Client, bucket: str, prefix: str) -> list[str]:
+    """All the keys under a prefix."""
+    pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+    return [entry["Key"] for page in pages for entry in page.get("Contents", [])]
+
+
+def read_text(s3: S3Client, bucket: str, key: str) -> str:
+    """The text of an object, unpacked where its key ends in .gz."""
+    body = s3.get_object(Bucket=bucket, Key=key)["Body"].read()
+    return (gzip.decompress(body) if key.endswith(".gz") else body).decode("utf-8", "replace")
+
+
+# Waiting and narrating.
+
+
+def poll(
+    fetch: Callable[[], Answer],
+    every: float = POLL_SECONDS,
+    timeout: float | None = None,
+    clock: Clock = Clock(),
+) -> Iterator[Answer]:
+    """What fetch answers, again and again; slower while AWS throttles or cannot be reached.
+
+    Raises StillGoingError when the next answer would come later than the timeout's seconds.
+    """
+    started, pause = clock.now(), every
+    while True:
+        try:
+            answer = fetch()
+        except (errors.ClientError, *UNREACHABLE) as error:
+            if isinstance(error, errors.ClientError) and error_code(error) not in THROTTLED:
+                raise
+            pause = min(max(pause, 1.0) * 2, LONGEST_PAUSE)
+            warn(f"{explain(error)}; asking again in {duration(pause)}")
+        else:
+            pause = every
+            yield answer
+        if timeout is not None and clock.now() + pause - started > timeout:
+            raise StillGoingError(f"gave up waiting after {duration(clock.now() - started)}")
+        clock.sleep(pause)
+
+
+class Progress:
+    """What goes on: one line that changes on a terminal, elsewhere a plain line for each new state.
+
+    Use it as a context, so that the terminal's line is gone afterwards.
+    """
+
+    def __init__(self) -> None:
+        self.console = make_console()
+        self.status = self.console.status("")
+        self.state = ""
+
+    def __enter__(self) -> Progress:
+        if self.console.is_terminal:
+            self.status.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.status.stop()
+
+    def show(self, state: str, detail: str = "") -> None:
+        """Tell the state; the detail, say the seconds, is only worth a line of its own with it."""
+        line = f"{state} {detail}".strip()
+        if self.console.is_terminal:
+            self.status.update(line)
+        elif state != self.state:
+            self.console.print(line)
+        self.state = state
+
+
+def make_console() -> Console:
+    """A console on stderr that prints text as it is: AWS's messages are full of brackets."""
+    return Console(stderr=True, markup=False, emoji=False, highlight=False, soft_wrap=True)
+
+
+def say(text: str) -> None:
+    """Narrate a line on stderr."""
+    make_console().print(text)
+
+
+def warn(text: str) -> None:
+    """Narrate something that the user should mend."""
+    make_console().print(f"warning: {text}", style="yellow")
+
+
+def duration(seconds: float) -> str:
+    """A time span as people read it: 45 s, 12 min 5 s, 3 h 10 min."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes_left = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes_left} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
