@@ -105,6 +105,9 @@ def add_flags(parser: argparse.ArgumentParser, keys: Sequence[str] = ()) -> None
     """The flags that every script has, and one for each of these keys of [emr]."""
     parser.add_argument("--config", type=Path, default=DL_CFG, help="instead of dl.cfg")
     parser.add_argument("--keys", type=Path, default=KEYS_CFG, help="instead of keys.cfg")
+    parser.add_argument(
+        "--poll-seconds", type=float, default=POLL_SECONDS, metavar="SECONDS", help="between looks"
+    )
     expects = {
         field.name: field.metadata.get("expects", "") for field in dataclasses.fields(EmrConfig)
     }
@@ -269,7 +272,28 @@ def read_text(s3: S3Client, bucket: str, key: str) -> str:
     return (gzip.decompress(body) if key.endswith(".gz") else body).decode("utf-8", "replace")
 
 
-# Waiting and narrating.
+# Asking once, waiting and narrating.
+
+
+def make_once_client(session: boto3.Session) -> EMRClient:
+    """A client that never repeats a request by itself: RunJobFlow twice would be two clusters."""
+    return session.client("emr", config=Config(retries={"total_max_attempts": 1}))
+
+
+def ask_once(ask: Callable[[], Answer], every: float = POLL_SECONDS) -> Answer:
+    """What a client of make_once_client answers; asked again only where AWS threw the request out.
+
+    Where no answer comes, nobody knows whether the request was carried out, and the error says so.
+    """
+    try:
+        return next(poll(ask, every, again_when_unreachable=False))
+    except errors.EndpointConnectionError:
+        raise  # nothing was sent
+    except UNREACHABLE as error:
+        raise AwsError(
+            f"AWS gave no answer ({' '.join(str(error).split())}) and may have done it or not: "
+            "run the same again, it first looks for what is there"
+        ) from None
 
 
 def poll(
@@ -277,6 +301,8 @@ def poll(
     every: float = POLL_SECONDS,
     timeout: float | None = None,
     clock: Clock = Clock(),
+    *,
+    again_when_unreachable: bool = True,
 ) -> Iterator[Answer]:
     """What fetch answers, again and again; slower while AWS throttles or cannot be reached.
 
@@ -287,9 +313,9 @@ def poll(
         try:
             answer = fetch()
         except (errors.ClientError, *UNREACHABLE) as error:
-            if isinstance(error, errors.ClientError) and error_code(error) not in THROTTLED:
+            if not passes_by_itself(error, again_when_unreachable):
                 raise
-            pause = min(max(pause, 1.0) * 2, LONGEST_PAUSE)
+            pause = min(max(pause * 2, 1.0), LONGEST_PAUSE)
             warn(f"{explain(error)}; asking again in {duration(pause)}")
         else:
             pause = every
@@ -297,6 +323,13 @@ def poll(
         if timeout is not None and clock.now() + pause - started > timeout:
             raise StillGoingError(f"gave up waiting after {duration(clock.now() - started)}")
         clock.sleep(pause)
+
+
+def passes_by_itself(error: Exception, unreachable: bool = True) -> bool:
+    """Whether asking again later may help: AWS throttles, or (unless told not) does not answer."""
+    if isinstance(error, errors.ClientError):
+        return error_code(error) in THROTTLED
+    return unreachable and isinstance(error, UNREACHABLE)
 
 
 class Progress:
