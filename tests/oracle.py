@@ -301,7 +301,8 @@ def _copy(
     partition_by: str | None,
 ) -> None:
     if table == "songplays":  # an id of DuckDB's own kind, so that the same work is done
-        columns = f"hash(start_time, user_id, session_id, item_in_session) >> 1, {columns}"
+        key = "start_time, user_id, session_id, item_in_session"
+        columns = f"cast(hash({key}) >> 1 as bigint) as songplay_id, {columns}"
     if partition_by:
         target, options = folder, f"format parquet, partition_by ({partition_by})"
     else:

@@ -1,0 +1,135 @@
+"""The benchmark's own instruments: a wrong one would make every figure wrong."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from tests.bench import compare
+
+HERE = Path(__file__).parent
+
+LAKE = {
+    "songs/year=2000/a.parquet": "('S1', 'Title', 'A1', 200.5)"
+    " t(song_id, title, artist_id, duration)",
+    "artists/a.parquet": "('A1', 'Artist', '', null, null)"
+    " t(artist_id, name, location, latitude, longitude)",
+    "users/a.parquet": "('8', 'Kaylee', 'Summers', 'F', 'free')"
+    " t(user_id, first_name, last_name, gender, level)",
+    "time/year=2018/month=11/a.parquet": "(timestamp '2018-11-01 20:57:10', 20, 1, 44, 5)"
+    " t(start_time, hour, day, week, weekday)",
+    "songplays/year=2018/month=11/a.parquet": "(1, timestamp '2018-11-01 20:57:10', '8', 'free',"
+    " 'S1', 'A1', 139, 'Phoenix', 'Mozilla'), (2, timestamp '2018-11-01 20:57:10', '8', 'free',"
+    " null, null, 139, 'Phoenix', 'Mozilla') t(songplay_id, start_time, user_id, level, song_id,"
+    " artist_id, session_id, location, user_agent)",
+}
+
+
+def write_lake(folder, replace=("", ""), order="asc"):
+    """A small lake; replace changes the text of its rows."""
+    for path, rows in LAKE.items():
+        file = folder / path
+        file.parent.mkdir(parents=True)
+        values, _, columns = rows.replace(*replace).rpartition(" t(")
+        duckdb.sql(
+            f"copy (select * from (values {values}) t({columns} order by all {order})"
+            f" to '{file}' (format parquet)"
+        )
+    return folder
+
+
+def measured(command, tmp_path):
+    """What measure.run says of a command, from a process of its own: it waits for all children."""
+    script = (
+        "import dataclasses, json, pathlib, sys; import measure\n"
+        f"folder = pathlib.Path({str(tmp_path)!r})\n"
+        f"cost = measure.run({command!r}, folder, folder / 'log')\n"
+        "print(json.dumps(dataclasses.asdict(cost)))"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", script], cwd=HERE, capture_output=True, text=True, check=False
+    )
+
+
+def test_a_cost_holds_the_children_that_outlive_their_parent(tmp_path):
+    busy = "import time\nballast = bytearray(200_000_000)\nwhile time.process_time() < 0.8: pass"
+    parent = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {busy!r}])"
+
+    result = measured([sys.executable, "-c", parent], tmp_path)
+
+    cost = json.loads(result.stdout)
+    assert cost["seconds"] < 0.8 <= cost["cpu_seconds"]
+    assert 200_000_000 < cost["peak_bytes"] < 400_000_000
+
+
+def test_a_contender_that_fails_says_why(tmp_path):
+    result = measured([sys.executable, "-c", "raise SystemExit('no such table')"], tmp_path)
+
+    assert "CommandError: exit code 1" in result.stderr
+    assert "no such table" in result.stderr
+
+
+def test_equal_rows_in_another_order_make_equal_lakes(tmp_path):
+    one, other = write_lake(tmp_path / "a"), write_lake(tmp_path / "b", order="desc")
+
+    assert compare.differences(one, other) == []
+
+
+@pytest.mark.parametrize(
+    ("table", "replace"),
+    [
+        ("songs", ("200.5", "200.50001")),
+        ("songs", ("'Title'", "null")),
+        ("artists", ("''", "null")),
+        ("artists", ("null, null) t", "null, 1.0) t")),
+        ("users", ("'free') t", "'paid') t")),
+        ("time", ("20, 1, 44", "21, 1, 44")),
+        ("songplays", ("null, null, 139", "'S1', 'A1', 139")),
+        (
+            "songplays",
+            ("(2, timestamp '2018-11-01 20:57:10'", "(2, timestamp '2018-11-01 20:57:11'"),
+        ),
+    ],
+)
+def test_one_changed_value_makes_its_table_differ(tmp_path, table, replace):
+    one, other = write_lake(tmp_path / "a"), write_lake(tmp_path / "b", replace)
+
+    (sentence,) = compare.differences(one, other)
+
+    assert sentence.startswith(f"{table} differs")
+
+
+def test_a_changed_partition_makes_its_table_differ(tmp_path):
+    one, other = write_lake(tmp_path / "a"), write_lake(tmp_path / "b")
+    (other / "songs" / "year=2000").rename(other / "songs" / "year=2001")
+
+    (sentence,) = compare.differences(one, other)
+
+    assert sentence.startswith("songs differs")
+
+
+def test_songplay_ids_that_repeat_are_counted(tmp_path):
+    assert compare.repeated_ids(write_lake(tmp_path / "a")) == 0
+    assert compare.repeated_ids(write_lake(tmp_path / "b", ("(2, time", "(1, time"))) == 1
+
+
+def test_the_benchmark_runs_and_keeps_its_figures(tmp_path):
+    command = [sys.executable, str(HERE / "bench.py"), "--scale", "tiny", "--runs", "2"]
+    result = subprocess.run(
+        [*command, "--only", "duckdb", "--results", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert result.returncode == 0, result.stderr
+    (path,) = tmp_path.glob("*-tiny.json")
+    figures = json.loads(path.read_text())["medians"]
+    assert list(figures) == ["duckdb (year)", "duckdb (year,artist_id)"]
+    assert figures["duckdb (year,artist_id)"]["files"] > figures["duckdb (year)"]["files"] > 10
+    assert min(figures["duckdb (year)"][name] for name in ("seconds", "peak_bytes", "bytes")) > 0
