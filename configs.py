@@ -19,6 +19,9 @@ from typing import Any, TypeVar
 DL_CFG = Path(__file__).with_name("dl.cfg")
 KEYS_CFG = Path(__file__).with_name("keys.cfg")
 
+# What etl.py imports of this project: all of it goes to the cluster, and nothing else does.
+ETL_MODULES = ("checks.py", "configs.py", "publishing.py", "report.py", "sources.py", "tables.py")
+
 SECTIONS = ("etl", "partitions", "emr", "spark", "s3", "tags", "prices")  # of dl.cfg
 
 # The columns that a table can be partitioned by; tables without a year or a date have no entry.

@@ -1,0 +1,576 @@
+"""Sparkify's data lake job: song and log JSON in, a star schema of five Parquet tables out.
+
+It runs as `python etl.py` on a laptop and as `spark-submit etl.py` on a cluster, on Spark 3.5 and
+4.0 and Python 3.9 and later. From top to bottom: how each table is built, how the tables are
+staged, checked and published, and how a run starts and ends. What the tables are stands in
+tables.py, how a line of input is judged in sources.py, and how staged tables replace published
+ones in publishing.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from py4j.protocol import Py4JJavaError
+from pyspark.errors import PySparkException
+from pyspark.sql import Column, DataFrame, SparkSession, Window
+from pyspark.sql import functions as F
+
+import publishing
+from checks import (
+    MATCHED,
+    ROWS,
+    Counts,
+    DataQualityError,
+    build_checks,
+    check_counts,
+    check_schema,
+    find_shrinkage,
+)
+from configs import DL_CFG, ConfigError, EtlConfig, load_etl_config
+from publishing import ETL, REJECTS, REPORTS, Lock, LockedError, Storage, StorageError
+from report import Report, now, render, tell
+from sources import (
+    LOADED,
+    SourceError,
+    build_account,
+    build_log_data,
+    build_song_data,
+    check_account,
+    is_blank,
+    loaded,
+    read_log_files,
+    read_song_files,
+    rejected,
+)
+from tables import (
+    ARTISTS,
+    SONGPLAYS,
+    SONGS,
+    TABLES,
+    TIME,
+    USERS,
+    Table,
+    columns,
+    stored_schema,
+)
+
+# ---- Transforms: DataFrames in, a DataFrame out --------------------------------------------------
+
+PLAY_KEY = ("start_time", "user_id", "session_id", "item_in_session")
+
+
+def build_tables(song_data: DataFrame, log_data: DataFrame) -> dict[str, DataFrame]:
+    """All five tables, by name, from the two sources: the whole pipeline."""
+    plays = build_plays(log_data)
+    return {
+        SONGS.name: build_songs(song_data),
+        ARTISTS.name: build_artists(song_data),
+        USERS.name: build_users(plays),
+        TIME.name: build_time(plays),
+        SONGPLAYS.name: build_songplays(plays, song_data),
+    }
+
+
+def build_songs(song_data: DataFrame) -> DataFrame:
+    """One row per song_id; year 0 where it is not known."""
+    return _one_per_song(song_data).select(
+        "song_id",
+        "title",
+        "artist_id",
+        F.coalesce("year", F.lit(0)).alias("year"),
+        "duration",
+    )
+
+
+def build_artists(song_data: DataFrame) -> DataFrame:
+    """One row per artist_id: the best-described record (coordinates, location, latest year)."""
+    has_coordinates = F.col("artist_latitude").isNotNull() & F.col("artist_longitude").isNotNull()
+    best_described = [
+        has_coordinates.desc(),
+        is_blank("artist_location").asc(),
+        F.coalesce("year", F.lit(0)).desc(),
+        *_ascending("artist_name", "artist_location", "artist_latitude", "artist_longitude"),
+    ]
+    return first_per_key(loaded(song_data), ["artist_id"], best_described).select(
+        "artist_id",
+        F.col("artist_name").alias("name"),
+        F.col("artist_location").alias("location"),
+        F.col("artist_latitude").alias("latitude"),
+        F.col("artist_longitude").alias("longitude"),
+    )
+
+
+def build_plays(log_data: DataFrame) -> DataFrame:
+    """One row per play: an event that was delivered twice counts once."""
+    order = ("level", "song", "artist", "length", "location", "user_agent")
+    names = ("first_name", "last_name", "gender")
+    return first_per_key(loaded(log_data), PLAY_KEY, _ascending(*order, *names))
+
+
+def build_users(plays: DataFrame) -> DataFrame:
+    """One row per user_id, as of the user's latest play."""
+    latest = [F.col(name).desc_nulls_last() for name in PLAY_KEY if name != "user_id"]
+    ties = _ascending("level", "first_name", "last_name", "gender")
+    return first_per_key(plays, ["user_id"], [*latest, *ties]).select(*columns(USERS.schema))
+
+
+def build_time(plays: DataFrame) -> DataFrame:
+    """One row per start_time, to the millisecond, with its parts in UTC."""
+    start_time = F.col("start_time")
+    return (
+        plays.select(start_time)
+        .distinct()
+        .select(
+            start_time,
+            F.hour(start_time).alias("hour"),
+            F.dayofmonth(start_time).alias("day"),
+            F.weekofyear(start_time).alias("week"),  # ISO 8601
+            F.month(start_time).alias("month"),
+            F.year(start_time).alias("year"),
+            F.dayofweek(start_time).alias("weekday"),  # 1 = Sunday
+        )
+    )
+
+
+def build_songplays(plays: DataFrame, song_data: DataFrame) -> DataFrame:
+    """One row per play; no song_id and artist_id where no song has its title, artist and length."""
+    match_key = ["song", "artist", "length"]
+    songs = _one_per_song(song_data).select(
+        F.col("title").alias("song"),
+        F.col("artist_name").alias("artist"),
+        F.col("duration").alias("length"),
+        "song_id",
+        "artist_id",
+    )
+    # Two songs that share all three would multiply plays: the lower song_id stands for both.
+    matches = first_per_key(songs.dropna(), match_key, _ascending("song_id", "artist_id"))
+    return plays.join(matches, on=match_key, how="left").select(
+        songplay_id().alias("songplay_id"),
+        "start_time",
+        "user_id",
+        "level",
+        "song_id",
+        "artist_id",
+        "session_id",
+        "location",
+        "user_agent",
+    )
+
+
+def songplay_id() -> Column:
+    """A 64-bit hash of the whole natural key of a play, so that a rerun gives it the same id.
+
+    The hash of a null leaves its seed as it was, and so (a, null) and (null, a) would be one: which
+    fields are null is hashed as well. The check of the primary key guards against a collision.
+    """
+    nulls = functools.reduce(
+        Column.__add__,
+        (F.col(name).isNull().cast("int") * 2**bit for bit, name in enumerate(PLAY_KEY)),
+    )
+    return F.xxhash64(*PLAY_KEY, nulls)
+
+
+def first_per_key(rows: DataFrame, key: Sequence[str], order: Sequence[Column]) -> DataFrame:
+    """The first row of each key, by an order that must be total: shuffled input changes nothing."""
+    rank = F.row_number().over(Window.partitionBy(*key).orderBy(*order))
+    return rows.withColumn("_rank", rank).filter("_rank = 1").drop("_rank")
+
+
+def _one_per_song(song_data: DataFrame) -> DataFrame:
+    order = ("title", "artist_id", "year", "duration", "artist_name")
+    return first_per_key(loaded(song_data), ["song_id"], _ascending(*order))
+
+
+def _ascending(*names: str) -> list[Column]:
+    return [F.col(name).asc_nulls_last() for name in names]
+
+
+# ---- The run: read, stage, check, publish --------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the steps of one run share."""
+
+    spark: SparkSession
+    config: EtlConfig
+    storage: Storage
+    lock: Lock
+    report: Report
+
+    @property
+    def tables(self) -> list[Table]:
+        """The tables, partitioned as configured."""
+        partitions = self.config.partitions
+        return [replace(table, partition_by=partitions.get(table.name, ())) for table in TABLES]
+
+    def staged(self, name: str) -> str:
+        """Where this run stages a source or a table, below the lake's root."""
+        return f"{ETL}/{self.report.run}/{name}"
+
+    def staged_path(self, name: str) -> str:
+        """The same as a full path."""
+        return self.storage.path(self.staged(name))
+
+
+def run_job(spark: SparkSession, config: EtlConfig, report: Report) -> None:
+    """Publish all five tables from what the sources hold now, or raise with nothing changed."""
+    set_what_results_depend_on(spark)
+    storage = Storage(spark, config.output)
+    lock = Lock(storage, report.run, config.lock_minutes * 60)
+    run = Run(spark, config, storage, lock, report)
+    with locked(lock):
+        try:
+            song_data = read_source(run, "song_data", read_song_files, build_song_data)
+            log_data = read_source(run, "log_data", read_log_files, build_log_data)
+            stage_tables(run, song_data, log_data)
+            check_tables(run, song_data, log_data)
+            publish_tables(run)
+        except BaseException as error:
+            report.error = one_line(error)
+            tell(publishing.abandon(storage, report.run))
+            with suppress(StorageError):  # the first error is the one to tell
+                write_report(storage, report)
+            raise
+
+
+@contextmanager
+def locked(lock: Lock) -> Iterator[None]:
+    """Hold the lock, and begin by finishing what an earlier run committed but did not swap in."""
+    dead = lock.acquire()
+    try:
+        if dead:
+            tell(f"took over the lock of {dead}")
+        for run in publishing.recover(lock.storage, lock):
+            tell(f"finished the swap of run {run}, which had broken off after its commit")
+        yield
+    finally:
+        lock.release()
+
+
+def read_source(
+    run: Run,
+    name: str,
+    read: Callable[[SparkSession, str], DataFrame],
+    build: Callable[[DataFrame], DataFrame],
+) -> DataFrame:
+    """A source with the outcome of each record: parsed once, and then read from the staging area.
+
+    Its rejected records go to rejects/<run>, whatever becomes of the run. Raises SourceError where
+    it cannot be read, holds nothing to load, or is rejected beyond the limit.
+    """
+    path = getattr(run.config, name)
+    with run.report.stage(name) as facts:
+        try:
+            files = read(run.spark, path)
+            parsed = build(files)
+            parsed.write.parquet(run.staged_path(name))
+        except (PySparkException, Py4JJavaError) as error:
+            raise SourceError(f"{name}: cannot read {path}: {one_line(error)}") from error
+        source = run.spark.read.schema(parsed.schema).parquet(run.staged_path(name))
+        outcomes = source.groupBy("outcome").agg(F.count(F.lit(1)), F.sum("repaired")).collect()
+        account = build_account({outcome: count for outcome, count, _ in outcomes})
+        account["files"] = len(files._jdf.inputFiles())
+        facts.append(f"{account['read']:,} records in {account['files']:,} files")
+    run.report.sources[name] = account
+    run.report.repaired_names += sum(count for outcome, _, count in outcomes if outcome == LOADED)
+    if account["rejected"]:
+        rejects = run.storage.path(f"{REJECTS}/{run.report.run}/{name}")
+        rejected(source).coalesce(1).write.json(rejects)
+        tell(f"           {name}: rejected records are in {rejects}")
+    check_account(name, path, account, run.config.max_rejected_percent)
+    return source
+
+
+def stage_tables(run: Run, song_data: DataFrame, log_data: DataFrame) -> None:
+    """Build all five tables and write each to the staging area."""
+    frames = build_tables(song_data, log_data)
+    limit = run.config.max_rows_per_file
+    for table in run.tables:
+        with run.report.stage(table.name):
+            is_large = table is SONGPLAYS and run.report.sources["log_data"]["loaded"] > limit
+            sizes = count_partitions(table, log_data) if is_large else {}
+            stage_table(frames[table.name], table, run.staged_path(table.name), sizes, limit)
+
+
+def count_partitions(table: Table, log_data: DataFrame) -> dict[tuple[int, ...], int]:
+    """The plays in each partition of the fact table, duplicates included."""
+    parts = [date_part(name) for name in table.partition_by]
+    counts = loaded(log_data).groupBy(*parts).count().collect()
+    return {tuple(row)[:-1]: row["count"] for row in counts}
+
+
+def stage_table(
+    rows: DataFrame, table: Table, path: str, sizes: Mapping[tuple[int, ...], int], limit: int
+) -> None:
+    """Write a table to a fresh folder, one file a partition where the limit of rows allows it."""
+    for name in table.partition_by:
+        if name not in rows.columns:
+            rows = rows.withColumn(name, date_part(name))
+    layout = [*table.partition_by, "_file"]
+    rows = rows.withColumn("_file", build_file_number(table, sizes, limit))
+    rows = rows.repartition(*layout) if table.partition_by or sizes else rows.repartition(1)
+    rows = rows.sortWithinPartitions(*layout, *table.sort_by).drop("_file")
+    writer = rows.write.option("maxRecordsPerFile", limit).partitionBy(*table.partition_by)
+    writer.parquet(path, mode="errorifexists")
+
+
+def build_file_number(table: Table, sizes: Mapping[tuple[int, ...], int], limit: int) -> Column:
+    """Which file of its partition a row goes to: 0, except in a partition above the limit."""
+    number = F.lit(0).cast("long")
+    for partition, size in sizes.items():
+        files = int(size * 1.02) // limit + 1  # a hash fills them unevenly, by well under 2 %
+        is_here = [F.col(name) == value for name, value in zip(table.partition_by, partition)]
+        spread = F.pmod(F.xxhash64(*table.key), F.lit(files))
+        number = F.when(functools.reduce(Column.__and__, is_here, F.lit(True)), spread).otherwise(
+            number
+        )
+    return number
+
+
+def date_part(name: str) -> Column:
+    """A partition column that is derived from start_time."""
+    parts = {"year": F.year, "month": F.month, "day": F.dayofmonth}
+    return parts[name]("start_time").alias(name)
+
+
+def check_tables(run: Run, song_data: DataFrame, log_data: DataFrame) -> None:
+    """Check what was really written; raises DataQualityError with table, rule and count."""
+    with run.report.stage("checks") as facts:
+        files = {table.name: sorted(run.storage.files(run.staged(table.name))) for table in TABLES}
+        check_schemas(run, files)
+        source_keys = {
+            SONGS.name: loaded(song_data).select("song_id"),
+            SONGPLAYS.name: loaded(log_data).select(songplay_id()),
+        }
+        staged = {table.name: read_staged(run, table) for table in run.tables}
+        measured = build_checks(run.tables, staged, source_keys).collect()
+        counts = {(row["table"], row["measure"]): row["count"] for row in measured}
+        check_counts(counts)
+        facts.append(f"{len(counts):,} counts, no rule broken")
+    note_counts(run.report, counts)
+    for name, names in files.items():
+        run.report.tables[name] = {
+            "rows": counts[name, ROWS],
+            "partitions": len({file.rpartition("/")[0] for file in names}),
+            "files": len(names),
+            "bytes": run.storage.size(run.staged(name)),
+        }
+    warn_of_shrinkage(run)
+
+
+def read_staged(run: Run, table: Table) -> DataFrame:
+    """A staged table, read back from storage with the schema of its contract."""
+    return run.spark.read.schema(stored_schema(table)).parquet(run.staged_path(table.name))
+
+
+def check_schemas(run: Run, files: Mapping[str, Sequence[str]]) -> None:
+    """Raise DataQualityError unless each table has files, and they have its columns and types."""
+    for table in run.tables:
+        if not files[table.name]:
+            raise DataQualityError(
+                f"{table.name}: no row is staged; an empty table is not published"
+            )
+        first = f"{run.staged_path(table.name)}/{files[table.name][0]}"
+        check_schema(table, run.spark.read.parquet(first).schema)
+
+
+def note_counts(report: Report, counts: Counts) -> None:
+    """Tell duplicates from loaded records, now that the tables are counted."""
+    for source, table in (("song_data", SONGS), ("log_data", SONGPLAYS)):
+        account, rows = report.sources[source], counts[table.name, ROWS]
+        account["duplicate"] = account["loaded"] - rows
+        account["loaded"] = rows
+    report.matched_plays = counts[SONGPLAYS.name, MATCHED]
+
+
+def warn_of_shrinkage(run: Run) -> None:
+    """Compare with the last published run and warn where the lake lost much of what it held."""
+    for name in sorted(run.storage.files(REPORTS), reverse=True):
+        previous = json.loads(run.storage.read(f"{REPORTS}/{name}"))
+        if previous["status"] == "published":
+            rows = {table: known["rows"] for table, known in run.report.tables.items()}
+            before = {table: known["rows"] for table, known in previous["tables"].items()}
+            matched = run.report.matched_plays
+            for warning in find_shrinkage(rows, matched, before, previous["matched_plays"]):
+                run.report.warn(warning)
+            return
+
+
+def publish_tables(run: Run) -> None:
+    """Commit the staged tables and swap them in; once committed, a run can only be finished."""
+    with run.report.stage("commit"):
+        plan = publishing.build_plan(run.storage, run.report.run, [t.name for t in TABLES])
+        run.lock.assert_held(ask=True)
+        publishing.commit(run.storage, plan)
+    with run.report.stage("swap"):
+        publishing.swap(run.storage, run.lock, plan)
+    run.report.status = "published"
+    write_report(run.storage, run.report)
+    publishing.drop_staging(run.storage, run.report.run)
+    publishing.keep_latest(run.storage, run.config.keep_reports)
+
+
+def write_report(storage: Storage, report: Report) -> None:
+    """Write the run's report as JSON."""
+    report.finished = now()
+    storage.write(f"{REPORTS}/{report.run}.json", report.as_json())
+
+
+# ---- Start ---------------------------------------------------------------------------------------
+
+
+def create_session() -> SparkSession:
+    """The session; what a laptop needs is set only where no spark-submit has said otherwise."""
+    builder = SparkSession.builder.appName("sparkify-etl")
+    if "PYSPARK_GATEWAY_PORT" not in os.environ:
+        builder = (
+            builder.config("spark.ui.enabled", False)
+            .config("spark.driver.host", "127.0.0.1")
+            .config("spark.driver.bindAddress", "127.0.0.1")
+            .config("spark.ui.showConsoleProgress", sys.stderr.isatty())
+        )
+    spark = builder.getOrCreate()
+    if str(spark.sparkContext.master).startswith("local"):
+        set_what_suits_one_machine(spark)
+    return spark
+
+
+def set_what_results_depend_on(spark: SparkSession) -> None:
+    """Fix every setting that could change a value, whatever the host or the cluster has set."""
+    spark.conf.set("spark.sql.session.timeZone", "UTC")
+    spark.conf.set("spark.sql.ansi.enabled", True)
+    spark.conf.set("spark.sql.parquet.outputTimestampType", "TIMESTAMP_MICROS")
+    spark.conf.set("spark.sql.files.ignoreCorruptFiles", False)
+    spark.conf.set("spark.sql.files.ignoreMissingFiles", False)
+    hadoop: Any = spark.sparkContext._jsc.hadoopConfiguration()
+    hadoop.set("mapreduce.fileoutputcommitter.marksuccessfuljobs", "false")
+    if hadoop.get("fs.s3.impl") is None:  # s3:// where the cluster has no client of its own for it
+        hadoop.set("fs.s3.impl", "org.apache.hadoop.fs.s3a.S3AFileSystem")
+
+
+def set_what_suits_one_machine(spark: SparkSession) -> None:
+    """Settings that would hurt a cluster: few shuffle partitions, small files packed tightly."""
+    spark.conf.set("spark.sql.shuffle.partitions", spark.sparkContext.defaultParallelism)
+    spark.conf.set("spark.sql.files.openCostInBytes", 16_384)
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line; each flag beats the setting of the same name in dl.cfg."""
+    parser = argparse.ArgumentParser(
+        prog="etl.py",
+        description="Build Sparkify's five tables from song and log JSON, and publish them.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--config", type=Path, default=DL_CFG, metavar="FILE", help="dl.cfg to read"
+    )
+    parser.add_argument("--song-data", metavar="PATH", help="folder or URI of the song files")
+    parser.add_argument("--log-data", metavar="PATH", help="folder or URI of the log files")
+    parser.add_argument("--output", metavar="PATH", help="folder or URI of the lake")
+    parser.add_argument(
+        "--max-rejected-percent", metavar="N", help="fail above this share of rejects"
+    )
+    parser.add_argument("--partition-songs", metavar="COLUMNS", help="year, or year,artist_id")
+    parser.add_argument("--recover", action="store_true", help="only finish a swap that broke off")
+    return parser.parse_args(argv)
+
+
+EXAMPLES = """examples:
+  python etl.py                                   the unpacked sample data, into output/
+  python etl.py --output /tmp/lake --partition-songs year,artist_id
+  spark-submit etl.py --song-data s3://bucket/song_data --log-data s3://bucket/log_data \\
+      --output s3://bucket/lake
+  python etl.py --recover                         finish what an interrupted run had committed
+
+exit codes: 0 published, 1 failed with nothing published, 2 usage or configuration,
+            3 another run is at work on this output"""
+
+
+def load_config(arguments: argparse.Namespace) -> EtlConfig:
+    """The settings, with the flags that were given."""
+    flags = {
+        ("etl", "song_data"): arguments.song_data,
+        ("etl", "log_data"): arguments.log_data,
+        ("etl", "output"): arguments.output,
+        ("etl", "max_rejected_percent"): arguments.max_rejected_percent,
+        ("partitions", "songs"): arguments.partition_songs,
+    }
+    given = {key: value for key, value in flags.items() if value is not None}
+    return load_etl_config(arguments.config, given)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the job as the command line and dl.cfg say; returns the exit code."""
+    arguments = parse_args(argv)
+    try:
+        config = load_config(arguments)
+    except ConfigError as error:
+        return fail(error, 2)
+    signal.signal(signal.SIGTERM, _interrupt)
+    report = Report(publishing.new_run())
+    try:
+        with report.stage("session"):
+            spark = create_session()
+        if arguments.recover:
+            recover(spark, config, report)
+        else:
+            run_job(spark, config, report)
+            print(render(report))
+    except LockedError as error:
+        return fail(error, 3)
+    except (
+        DataQualityError,
+        StorageError,
+        PySparkException,
+        Py4JJavaError,
+        KeyboardInterrupt,
+    ) as error:
+        return fail(error, 1)
+    return 0
+
+
+def recover(spark: SparkSession, config: EtlConfig, report: Report) -> None:
+    """Only finish what an earlier run committed, and drop what dead runs have staged."""
+    with locked(Lock(Storage(spark, config.output), report.run, config.lock_minutes * 60)):
+        tell("nothing is left unfinished")
+
+
+def fail(error: BaseException, code: int) -> int:
+    """Say on one line what went wrong, and return the exit code."""
+    print(f"etl.py: error: {one_line(error)}", file=sys.stderr)
+    return code
+
+
+def one_line(error: BaseException) -> str:
+    """The innermost cause of an error, without its stack."""
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted"
+    if isinstance(error, Py4JJavaError):
+        cause = error.java_exception
+        while cause.getCause() is not None:
+            cause = cause.getCause()
+        return " ".join(str(cause.toString()).split())
+    while isinstance(getattr(error, "cause", None), BaseException):
+        error = error.cause  # type: ignore[attr-defined]
+    return " ".join(str(error).split("JVM stacktrace")[0].split())
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,112 @@
+"""What a run did: told line by line while it runs, as tables at its end, and as JSON for later.
+
+Standard library only.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
+from typing import Any
+
+
+def now() -> str:
+    """This moment in UTC, ISO 8601."""
+    return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+
+
+def tell(line: str) -> None:
+    """Narrate on stderr; stdout is for the result."""
+    print(line, file=sys.stderr, flush=True)
+
+
+@dataclass
+class Report:
+    """What one run did; it becomes <output>/_etl/reports/<run>.json."""
+
+    run: str
+    status: str = "failed"  # until all is in place
+    started: str = field(default_factory=now)
+    finished: str = ""
+    seconds: dict[str, float] = field(default_factory=dict)
+    sources: dict[str, dict[str, Any]] = field(default_factory=dict)
+    tables: dict[str, dict[str, int]] = field(default_factory=dict)
+    repaired_names: int = 0
+    matched_plays: int = 0
+    warnings: list[str] = field(default_factory=list)
+    error: str = ""
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[list[str]]:
+        """Time a stage and tell of it on one line, with the facts that it adds to the list."""
+        start = time.perf_counter()
+        facts: list[str] = []
+        yield facts
+        self.seconds[name] = round(time.perf_counter() - start, 3)
+        tell(f"{self.seconds[name]:>7.1f} s  {name:<10} {', '.join(facts)}".rstrip())
+
+    def warn(self, warning: str) -> None:
+        """Keep a warning and tell it."""
+        self.warnings.append(warning)
+        tell(f"  warning: {warning}")
+
+    def as_json(self) -> str:
+        """The report as it is stored."""
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+
+def render(report: Report) -> str:
+    """What became of the input and what was published, as a person reads it."""
+    sources = [
+        [
+            name,
+            *(account[key] for key in ("files", "read", "loaded", "filtered", "duplicate")),
+            sum(account["rejected"].values()),
+        ]
+        for name, account in report.sources.items()
+    ]
+    reasons = [
+        f"  {count:,} rejected from {name}: {reason}"
+        for name, account in report.sources.items()
+        for reason, count in account["rejected"].items()
+    ]
+    tables = [
+        [name, table["rows"], table["partitions"], table["files"], _bytes(table["bytes"])]
+        for name, table in report.tables.items()
+    ]
+    return "\n".join(
+        [
+            "",
+            *_aligned(
+                ["source", "files", "read", "loaded", "filtered", "duplicate", "rejected"], sources
+            ),
+            *reasons,
+            "",
+            *_aligned(["table", "rows", "partitions", "files", "size"], tables),
+            "",
+            f"{report.matched_plays:,} plays have a song of the catalogue; "
+            f"{report.repaired_names:,} names were repaired",
+        ]
+    )
+
+
+def _aligned(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
+    texts = [[str(x) if isinstance(x, str) else f"{x:,}" for x in row] for row in (header, *rows)]
+    widths = [max(map(len, column)) for column in zip(*texts)]
+    return [
+        "  ".join([row[0].ljust(widths[0]), *(x.rjust(w) for x, w in zip(row[1:], widths[1:]))])
+        for row in texts
+    ]
+
+
+def _bytes(count: int) -> str:
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:,.0f} {unit}"
+        count /= 1024  # type: ignore[assignment]
+    return f"{count:,.1f} GiB"
