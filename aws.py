@@ -7,6 +7,7 @@ import dataclasses
 import difflib
 import gzip
 import inspect
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -96,6 +97,9 @@ def run_script(
     except (AwsError, errors.BotoCoreError, errors.ClientError, Boto3Error) as error:
         say(f"{name}: error: {explain(error)}")
         return 1
+    except BrokenPipeError:  # whoever reads, say head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 0
     except KeyboardInterrupt:
         say(f"{name}: stopped; what was begun on AWS goes on: see get_cluster_status.py")
         return 130
@@ -260,6 +264,11 @@ def split_uri(uri: str) -> tuple[str, str]:
     return bucket, key
 
 
+def is_s3(uri: str) -> bool:
+    """Whether a path of [etl] is in S3; the job also reads and writes local folders."""
+    return uri.startswith(("s3://", "s3a://"))
+
+
 def list_keys(s3: S3Client, bucket: str, prefix: str) -> list[str]:
     """All the keys under a prefix."""
     pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
@@ -321,7 +330,10 @@ def poll(
             pause = every
             yield answer
         if timeout is not None and clock.now() + pause - started > timeout:
-            raise StillGoingError(f"gave up waiting after {duration(clock.now() - started)}")
+            raise StillGoingError(
+                f"gave up waiting after {duration(clock.now() - started)}; "
+                "what was waited for goes on: see get_cluster_status.py"
+            )
         clock.sleep(pause)
 
 

@@ -1,0 +1,217 @@
+"""What is asked of AWS, as whole dicts: the cluster's request, and the policies of its roles.
+
+Pure functions: they ask nothing, and --dry-run prints what they return.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from aws import PROJECT_TAG, is_s3, split_uri
+from configs import ConfigError
+
+if TYPE_CHECKING:
+    from mypy_boto3_emr.literals import InstanceFleetTypeType
+    from mypy_boto3_emr.type_defs import (
+        ConfigurationTypeDef,
+        InstanceFleetConfigTypeDef,
+        RunJobFlowInputTypeDef,
+        TagTypeDef,
+    )
+
+    from configs import EmrConfig, EtlConfig
+
+MANAGED_TAG = "for-use-with-amazon-emr-managed-policies"  # what EMR's v2 policies go by
+
+
+# The cluster.
+
+
+def build_cluster_request(config: EmrConfig) -> RunJobFlowInputTypeDef:
+    """RunJobFlow's whole request."""
+    request: RunJobFlowInputTypeDef = {
+        "Name": config.cluster_name,
+        "LogUri": f"{config.log_uri}/",
+        "ReleaseLabel": config.release_label,
+        "Applications": [{"Name": name} for name in config.applications],
+        "Instances": {
+            "InstanceFleets": build_fleets(config),
+            "KeepJobFlowAliveWhenNoSteps": True,
+            "TerminationProtected": config.termination_protection,
+        },
+        "Configurations": build_configurations(config),
+        "ServiceRole": config.service_role,
+        "JobFlowRole": config.instance_profile,
+        "SecurityConfiguration": config.security_configuration,
+        "StepConcurrencyLevel": config.step_concurrency,
+        "AutoTerminationPolicy": {"IdleTimeout": config.idle_minutes * 60},
+        "ScaleDownBehavior": "TERMINATE_AT_TASK_COMPLETION",
+        "VisibleToAllUsers": True,
+        "Tags": build_tags(config),
+    }
+    if config.subnet_ids:
+        request["Instances"]["Ec2SubnetIds"] = list(config.subnet_ids)
+    if config.key_pair:
+        request["Instances"]["Ec2KeyName"] = config.key_pair
+    if config.scaling_minimum and config.scaling_maximum:
+        request["ManagedScalingPolicy"] = {
+            "ComputeLimits": {
+                "UnitType": "InstanceFleetUnits",  # every type weighs 1: units are nodes
+                "MinimumCapacityUnits": config.scaling_minimum,
+                "MaximumCapacityUnits": config.scaling_maximum,
+            }
+        }
+    return request
+
+
+def build_fleets(config: EmrConfig) -> list[InstanceFleetConfigTypeDef]:
+    """One master node, the core nodes, and the task nodes where there are any."""
+    fleets = [
+        build_fleet(config, "MASTER", config.master_types, 1),
+        build_fleet(config, "CORE", config.core_types, config.core_count),
+    ]
+    if config.task_count:
+        fleets.append(build_fleet(config, "TASK", config.task_types, config.task_count))
+    return fleets
+
+
+def build_fleet(
+    config: EmrConfig, kind: InstanceFleetTypeType, types: Sequence[str], count: int
+) -> InstanceFleetConfigTypeDef:
+    """Nodes of one kind; on-demand ones take the place of spot ones that do not come in time."""
+    fleet: InstanceFleetConfigTypeDef = {
+        "Name": kind.lower(),
+        "InstanceFleetType": kind,
+        "InstanceTypeConfigs": [
+            {
+                "InstanceType": name,
+                "WeightedCapacity": 1,
+                "EbsConfiguration": {
+                    "EbsBlockDeviceConfigs": [
+                        {
+                            "VolumeSpecification": {
+                                "VolumeType": "gp3",
+                                "SizeInGB": config.disk_gb,
+                            },
+                            "VolumesPerInstance": 1,
+                        }
+                    ]
+                },
+            }
+            for name in types
+        ],
+    }
+    if kind.lower() in config.spot:
+        fleet["TargetSpotCapacity"] = count
+        fleet["LaunchSpecifications"] = {
+            "SpotSpecification": {
+                "TimeoutDurationMinutes": config.spot_wait_minutes,
+                "TimeoutAction": "SWITCH_TO_ON_DEMAND",
+                "AllocationStrategy": "price-capacity-optimized",
+            }
+        }
+    else:
+        fleet["TargetOnDemandCapacity"] = count
+    return fleet
+
+
+def build_configurations(config: EmrConfig) -> list[ConfigurationTypeDef]:
+    """Spark's and the S3 connector's settings, as EMR's classifications."""
+    sections = {"spark-defaults": config.spark, "core-site": config.s3}
+    return [
+        {"Classification": name, "Properties": dict(properties)}
+        for name, properties in sections.items()
+        if properties
+    ]
+
+
+def build_tags(config: EmrConfig) -> list[TagTypeDef]:
+    """The user's tags, the one the scripts find the cluster by, and the one EMR's policies want."""
+    fixed = dict([PROJECT_TAG, (MANAGED_TAG, "true")])
+    for key in fixed:
+        if key in config.tags:
+            raise ConfigError(f"the scripts set tag {key} themselves: drop it from [tags]")
+    return [{"Key": key, "Value": value} for key, value in {**config.tags, **fixed}.items()]
+
+
+# The policies of the roles that --create-roles makes.
+
+
+def build_service_trust(partition: str, region: str, account: str) -> dict[str, Any]:
+    """EMR may take on the role, and only for clusters of this account and region."""
+    source = f"arn:{partition}:elasticmapreduce:{region}:{account}:*"
+    return build_policy(
+        {
+            "Effect": "Allow",
+            "Principal": {"Service": "elasticmapreduce.amazonaws.com"},
+            "Action": "sts:AssumeRole",
+            "Condition": {
+                "StringEquals": {"aws:SourceAccount": account},
+                "ArnLike": {"aws:SourceArn": source},
+            },
+        }
+    )
+
+
+def build_node_trust() -> dict[str, Any]:
+    """EC2 may give the role to nodes."""
+    return build_policy(
+        {
+            "Effect": "Allow",
+            "Principal": {"Service": "ec2.amazonaws.com"},
+            "Action": "sts:AssumeRole",
+        }
+    )
+
+
+def build_pass_policy(partition: str, account: str, node_role: str) -> dict[str, Any]:
+    """EMR may give its nodes this role: the v2 policy knows only EMR_EC2_DefaultRole."""
+    return build_policy(
+        {
+            "Effect": "Allow",
+            "Action": "iam:PassRole",
+            "Resource": f"arn:{partition}:iam::{account}:role/{node_role}",
+            "Condition": {"StringEquals": {"iam:PassedToService": "ec2.amazonaws.com"}},
+        }
+    )
+
+
+def build_node_policy(partition: str, config: EmrConfig, etl: EtlConfig) -> dict[str, Any]:
+    """Nodes read the code and the sources, write the lake and the logs, and may do nothing else."""
+    written = [uri for uri in (etl.output, config.log_uri) if uri and is_s3(uri)]
+    read = [uri for uri in (config.code_uri, etl.song_data, etl.log_data) if uri and is_s3(uri)]
+    buckets = dict.fromkeys(split_uri(uri)[0] for uri in [*read, *written])
+    return build_policy(
+        {
+            "Effect": "Allow",
+            "Action": ["s3:GetBucketLocation", "s3:ListBucket", "s3:ListBucketMultipartUploads"],
+            "Resource": [f"arn:{partition}:s3:::{bucket}" for bucket in buckets],
+        },
+        {
+            "Effect": "Allow",
+            "Action": ["s3:GetObject"],
+            "Resource": [objects_of(partition, uri) for uri in [*read, *written]],
+        },
+        {
+            "Effect": "Allow",
+            "Action": [
+                "s3:PutObject",
+                "s3:DeleteObject",
+                "s3:AbortMultipartUpload",
+                "s3:ListMultipartUploadParts",
+            ],
+            "Resource": [objects_of(partition, uri) for uri in written],
+        },
+    )
+
+
+def build_policy(*statements: Mapping[str, Any]) -> dict[str, Any]:
+    """A policy document."""
+    return {"Version": "2012-10-17", "Statement": list(statements)}
+
+
+def objects_of(partition: str, uri: str) -> str:
+    """The objects of a folder in S3, as policies name them."""
+    bucket, key = split_uri(uri.rstrip("/"))
+    return f"arn:{partition}:s3:::{'/'.join(filter(None, [bucket, key]))}/*"

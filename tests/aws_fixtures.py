@@ -1,0 +1,109 @@
+"""Fixtures of the laptop scripts' tests: an emulated account, a configuration for it, a runner."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+import aws
+import aws_setup
+from configs import DL_CFG, load_emr_config, load_etl_config
+from tests.emr_emulator import EmrEmulator
+
+if TYPE_CHECKING:
+    import boto3
+
+REGION = "us-west-2"
+BUCKET = "my-sparkify-bucket"
+SECRET = "canary-secret-that-must-stay-home"
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What a script left behind: exit code, result and narration."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def last_line(self) -> str:
+        """The last line of the narration: the error, if there was one."""
+        return self.err.rstrip("\n").rpartition("\n")[2]
+
+
+@pytest.fixture(autouse=True)
+def no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No test finds the developer's own account: no profile, no keys, no instance metadata."""
+    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_REGION", "AWS_DEFAULT_REGION"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "no-config"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "no-credentials"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIATESTTESTTESTTEST")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+
+
+@pytest.fixture
+def emulator(monkeypatch: pytest.MonkeyPatch) -> Iterator[EmrEmulator]:
+    """An empty account: no role, no bucket, no cluster."""
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    with EmrEmulator() as emulator:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", emulator.url)
+        yield emulator
+
+
+@pytest.fixture
+def session(emulator: EmrEmulator) -> boto3.Session:
+    """A session with the emulated account, as the scripts make it."""
+    return aws.make_session(None, REGION)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """The shipped dl.cfg with a bucket filled in."""
+    text = DL_CFG.read_text()
+    for key, folder in (("code_uri", "code"), ("log_uri", "logs")):
+        text = text.replace(f"\n{key} = ", f"\n{key} = s3://{BUCKET}/{folder} ")
+    path = tmp_path / "dl.cfg"
+    path.write_text(text)
+    return path
+
+
+@pytest.fixture
+def run(
+    config: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> Callable[..., Outcome]:
+    """Run a script's main in this process, without pauses, on the configuration above."""
+    keys = tmp_path / "keys.cfg"
+    keys.write_text("[aws]\naccess_key_id =\nsecret_access_key =\nsession_token =\n")
+
+    def run_main(main: Callable[[list[str]], int], *arguments: str) -> Outcome:
+        files = ["--config", str(config), "--keys", str(keys), "--poll-seconds", "0"]
+        capsys.readouterr()
+        try:
+            code = main([*files, *arguments])
+        except SystemExit as error:  # argparse's own way out
+            code = error.code if isinstance(error.code, int) else 1
+        return Outcome(code, *capsys.readouterr())
+
+    return run_main
+
+
+@pytest.fixture
+def account(emulator: EmrEmulator, session: boto3.Session, config: Path) -> EmrEmulator:
+    """An account that is ready for a cluster: bucket, roles and network."""
+    emr_config, etl_config = load_emr_config(config), load_etl_config(config)
+    buckets = aws_setup.written_buckets(emr_config, etl_config)
+    aws_setup.create_buckets(session.client("s3"), buckets, REGION)
+    aws_setup.create_roles(session, emr_config, etl_config)
+    aws_setup.tag_network(session.client("ec2"), emr_config)
+    emulator.requests.clear()
+    return emulator
