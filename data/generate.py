@@ -2,34 +2,15 @@
 
 The same arguments give the same bytes. Memory holds the songs and one day of events, no more.
 
-The quirks of such data are on unless they are switched off; the shares are approximate:
-  blank-users        3 % of events: signed-out Home, Login and About pages, with no user
-  level-changes      3 % of visits: the user goes from free to paid, or back
-  equal-times        3 % of visits: start at the very millisecond of another user's play
-  double-encoding    9 in 10 non-ASCII names in the log: UTF-8 read as Latin-1, twice over
-  near-misses        1 in 8 tracks outside the catalogue: differ from a song in one of title, artist
-                     and duration
-  two-names          1 in 6 artists of several songs: "X" and "X feat. Y"
-  two-locations      1 in 6 artists of several songs: two places
-  lost-coordinates   1 in 6 artists of several songs: once with and once without coordinates
-  number-names       1 in 30 artists: the name is a number, and a JSON number in the song files
-  non-ascii          1 in 5 names and titles: accents, other scripts, a sign beyond 16 bits
-  punctuation        1 in 9 names and titles: quotes, braces, brackets, slashes, a tab
-  year-zero          1 in 3 songs: the year is unknown
-  shared-titles      1 in 19 songs: the title of another artist's song
-  versions           1 in 23 songs: title and artist of another song, another duration
-  twins              1 in 31 songs: title, artist and duration of another song (every second one
-                     under another artist_id)
-  repeated-songs     1 in 60 songs: stands in a second file as well
-  pretty             1 in 10 song files: printed over several lines, in UTF-8 without escapes
-  gzip               1 in 40 song files and 1 in 15 days of the log: gzipped
-Lines delivered twice and bad lines are options of their own, and come on top of --events.
+Song files are one object each, the log is one event a line and one file a day, laid out as in S3.
+The quirks that such data has in the field are on unless --quirks switches them off; QUIRKS lists
+them with their shares. Lines delivered again and bad lines come on top of --events.
 
 Examples:
   # the sample in this folder
   python data/generate.py --songs 96 --events 6000 --bad-lines 0.001 --zip --output data
 
-  # a large input for a benchmark: plain files, a fifth of all plays by one user
+  # a large input for a benchmark: no gzipped files, a fifth of all visits by one user
   python data/generate.py --songs 15000 --events 1000000 --quirks no-gzip --skew-user 0.2 \
 --output /tmp/large
 
@@ -40,6 +21,7 @@ Examples:
 from __future__ import annotations
 
 import argparse
+import errno
 import gzip
 import io
 import json
@@ -51,31 +33,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from datetime import date, timedelta
-from itertools import accumulate, count
+from itertools import accumulate
 from pathlib import Path
 from random import Random
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Optional
 
-QUIRKS = (
-    "blank-users",
-    "level-changes",
-    "equal-times",
-    "double-encoding",
-    "near-misses",
-    "two-names",
-    "two-locations",
-    "lost-coordinates",
-    "number-names",
-    "non-ascii",
-    "punctuation",
-    "year-zero",
-    "shared-titles",
-    "versions",
-    "twins",
-    "repeated-songs",
-    "pretty",
-    "gzip",
-)
 WORDS: dict[str, Any] = json.loads(
     Path(__file__).with_name("words.json").read_text(encoding="utf-8")
 )
@@ -89,7 +51,43 @@ VISIT_LENGTHS = [1, 1, 2, 2, 3, 3, 4, 5, 6, 7, 8, 10, 12, 15, 20, 25, 35, 60]
 LONGEST_PAUSE = 455_000  # milliseconds between two events: the longest song, and a moment
 PLAY_SHARE = 0.9  # of the pages of a visit, after its opening
 
+
+class Quirk(NamedTuple):
+    """An oddity of such data: of what it befalls about one in how many, and what it looks like."""
+
+    one_in: int
+    of: str
+    looks: str
+
+
+QUIRKS = {
+    "blank-users": Quirk(30, "events", "signed-out Home, Login and About pages, with no user"),
+    "level-changes": Quirk(30, "visits", "the user goes from free to paid, or back"),
+    "equal-times": Quirk(30, "visits", "starts in the very millisecond of another user's play"),
+    "double-encoding": Quirk(1, "non-ASCII names in the log", "UTF-8 read as Latin-1, twice over"),
+    "right-names": Quirk(10, "non-ASCII names in the log", "right in spite of double-encoding"),
+    "near-misses": Quirk(
+        8, "other tracks", "a song of the catalogue but for its title, artist or duration"
+    ),
+    "two-names": Quirk(6, "artists of several songs", '"X" and "X feat. Y"'),
+    "two-locations": Quirk(6, "artists of several songs", "two places"),
+    "lost-coordinates": Quirk(6, "artists of several songs", "with coordinates and without"),
+    "number-names": Quirk(30, "artists", "the name is a number, in song files a JSON number"),
+    "non-ascii": Quirk(5, "names and titles", "accents, other scripts, a sign beyond 16 bits"),
+    "punctuation": Quirk(9, "names and titles", "quotes, braces, brackets, slashes, a tab"),
+    "year-zero": Quirk(3, "songs", "the year is unknown"),
+    "shared-titles": Quirk(19, "songs", "the title of another artist's song"),
+    "versions": Quirk(23, "songs", "title and artist of another song, another duration"),
+    "twins": Quirk(
+        31, "songs", "title, artist name and duration of another song, maybe of a namesake"
+    ),
+    "repeated-songs": Quirk(60, "songs", "stands in a second file as well"),
+    "pretty": Quirk(10, "song files", "printed over several lines, in UTF-8 without escapes"),
+    "gzip": Quirk(15, "files", "gzipped"),
+}
+
 Member = tuple[str, bytes]  # a file's path below the output folder, and its content
+Place = tuple[str, Optional[float], Optional[float]]  # its name, latitude and longitude
 Key = tuple[str, str, float]  # what a play matches a song on: title, artist name, duration
 Event = tuple[int, str]  # when it was delivered, in milliseconds, and its line
 
@@ -111,23 +109,18 @@ class Recipe:
     skew_user: float = 0.0
     skew_month: float = 0.0
 
-    def has(self, quirk: str, nth: int, index: int) -> bool:
-        """Whether the thing of this index has a quirk that one in nth has (the first has none)."""
-        return quirk in self.quirks and index % nth == nth // 2
+    def has(self, quirk: str, index: int) -> bool:
+        """Whether the thing of this index has a quirk, if it goes by turns; the first has none."""
+        one_in = QUIRKS[quirk].one_in
+        return quirk in self.quirks and index % one_in == one_in // 2
+
+    def happens(self, quirk: str, random: Random) -> bool:
+        """Whether this time a quirk happens, if it goes by chance."""
+        return quirk in self.quirks and random.random() * QUIRKS[quirk].one_in < 1
 
     def random(self, part: str) -> Random:
         """A generator of its own for each part, so that one part's changes leave the others."""
         return Random(f"{self.seed}/{part}")
-
-
-class Artist(NamedTuple):
-    """An artist as one song file tells of them."""
-
-    artist_id: str
-    latitude: float | None
-    longitude: float | None
-    location: str
-    name: str
 
 
 class Song(NamedTuple):
@@ -226,7 +219,7 @@ BAD_LINES: tuple[Callable[[str], str], ...] = (
     lambda line: f"WARN rotated after {len(line)} bytes",
     lambda line: line.replace('"song":"', '"song":"\xff'),  # a byte that is not UTF-8
     lambda line: f"[{line}]",
-    lambda line: line.replace('"ts":', '"ts":9000000'),  # in the year 285 thousand million
+    lambda line: line.replace('"ts":', '"ts":999'),  # in the year 318 thousand
 )
 
 
@@ -237,10 +230,10 @@ def build_songs(recipe: Recipe) -> list[Song]:
     """The catalogue: one song per song_id, an artist's songs side by side."""
     random = recipe.random("songs")
     songs: list[Song] = []
-    for number in count():
-        if len(songs) >= recipe.songs:
-            break
-        songs.extend(_artist_songs(recipe, random, number))
+    artists = 0
+    while len(songs) < recipe.songs:
+        songs.extend(_artist_songs(recipe, random, artists))
+        artists += 1
     del songs[recipe.songs :]
     for index in range(1, recipe.songs):
         songs[index] = _related(recipe, random, songs, index)
@@ -250,60 +243,58 @@ def build_songs(recipe: Recipe) -> list[Song]:
 def build_song_files(recipe: Recipe, songs: Sequence[Song]) -> Iterator[Member]:
     """One song a file, by path: the folders are the third to fifth letter of the file's name."""
     random = recipe.random("song files")
-    repeated = [s for index, s in enumerate(songs) if recipe.has("repeated-songs", 60, index)]
+    repeated = [s for index, s in enumerate(songs) if recipe.has("repeated-songs", index)]
     files = [*songs, *repeated]
     names = sorted(f"TR{_folder(index)}{_code(random, 13)}" for index in range(len(files)))
     for index, (name, song) in enumerate(zip(names, files)):
         path = f"song_data/{name[2]}/{name[3]}/{name[4]}/{name}.json"
-        text = _song_json(recipe, song, pretty=recipe.has("pretty", 10, index))
-        yield _member(path, text.encode(), gzipped=recipe.has("gzip", 40, index))
+        text = _song_json(recipe, song, pretty=recipe.has("pretty", index))
+        yield _member(path, text.encode(), gzipped=recipe.has("gzip", index))
 
 
 def _artist_songs(recipe: Recipe, random: Random, number: int) -> Iterator[Song]:
-    count = (1, 1, 2, 1, 3, 1)[number % 6]
-    located = count > 1 or random.random() < 0.5
-    place = random.choice(WORDS["places"]) if located else ("", None, None)
-    artist = Artist(
-        f"AR{_code(random, 16)}", place[1], place[2], place[0], _artist_name(recipe, random, number)
-    )
-    for nth in range(count):
-        said = _said_later(recipe, random, artist, number // 3) if nth else artist
-        unknown_year = recipe.has("year-zero", 3, number + nth)
-        yield Song(
-            num_songs=1,
-            artist_id=said.artist_id,
-            artist_latitude=said.latitude,
-            artist_longitude=said.longitude,
-            artist_location=said.location,
-            artist_name=said.name,
+    songs = (1, 1, 2, 1, 3, 1)[number % 6]
+    known_place = songs > 1 or random.random() < 0.5
+    place = random.choice(WORDS["places"]) if known_place else ("", None, None)
+    name = _artist_name(recipe, random, number)
+    artist = _at(place, Song(1, f"AR{_code(random, 16)}", None, None, "", name, "", "", 0.0, 0))
+    for nth in range(songs):
+        told = _told_later(recipe, random, artist, number // 3) if nth else artist
+        yield told._replace(
             song_id=f"SO{_code(random, 16)}",
             title=_title(recipe, random),
-            duration=round(random.triangular(90, 450, 220), 5),
-            year=0 if unknown_year else random.randrange(1955, 2019),
+            duration=_duration(random),
+            year=0 if recipe.has("year-zero", number + nth) else random.randrange(1955, 2019),
         )
 
 
-def _said_later(recipe: Recipe, random: Random, artist: Artist, rank: int) -> Artist:
-    """The same artist in a later song's file; rank numbers the artists of several songs."""
-    if recipe.has("two-names", 6, rank):
-        return artist._replace(name=f"{artist.name} feat. {_person(random)}")
-    if recipe.has("two-locations", 6, rank + 1):
-        places = [place for place in WORDS["places"] if place[0] != artist.location]
-        location, latitude, longitude = random.choice(places)
-        return artist._replace(location=location, latitude=latitude, longitude=longitude)
-    if recipe.has("lost-coordinates", 6, rank + 2):
-        return artist._replace(latitude=None, longitude=None)
+def _told_later(recipe: Recipe, random: Random, artist: Song, rank: int) -> Song:
+    """An artist as a later song's file tells of them; rank numbers the artists of several songs."""
+    if recipe.has("two-names", rank):
+        return artist._replace(artist_name=f"{artist.artist_name} feat. {_person(random)}")
+    if recipe.has("two-locations", rank + 1):
+        elsewhere = [place for place in WORDS["places"] if place[0] != artist.artist_location]
+        return _at(random.choice(elsewhere), artist)
+    if recipe.has("lost-coordinates", rank + 2):
+        return _at((artist.artist_location, None, None), artist)
     return artist
+
+
+def _at(place: Place, artist: Song) -> Song:
+    location, latitude, longitude = place
+    return artist._replace(
+        artist_location=location, artist_latitude=latitude, artist_longitude=longitude
+    )
 
 
 def _related(recipe: Recipe, random: Random, songs: Sequence[Song], index: int) -> Song:
     song, before = songs[index], songs[index - 1]
-    if recipe.has("twins", 31, index):
+    if recipe.has("twins", index):
         namesake = f"AR{_code(random, 16)}" if index // 31 % 2 else before.artist_id
         return before._replace(song_id=song.song_id, artist_id=namesake)
-    if recipe.has("versions", 23, index):
+    if recipe.has("versions", index):
         return before._replace(song_id=song.song_id, duration=song.duration, year=song.year)
-    if recipe.has("shared-titles", 19, index):
+    if recipe.has("shared-titles", index):
         return song._replace(title=songs[index - 5].title)  # no artist has more than three songs
     return song
 
@@ -329,11 +320,11 @@ def _code(random: Random, length: int) -> str:
 
 
 def _artist_name(recipe: Recipe, random: Random, number: int) -> str:
-    if recipe.has("number-names", 30, number):
+    if recipe.has("number-names", number):
         return str(random.randrange(200, 10_000))
-    if recipe.has("non-ascii", 5, number):
+    if recipe.has("non-ascii", number):
         return _non_ascii(random)
-    if recipe.has("punctuation", 9, number):
+    if recipe.has("punctuation", number):
         return _punctuated(random)
     if random.random() < 0.4:
         return _person(random)
@@ -341,13 +332,16 @@ def _artist_name(recipe: Recipe, random: Random, number: int) -> str:
 
 
 def _title(recipe: Recipe, random: Random) -> str:
-    chance = random.random()
-    if chance < 1 / 5 and "non-ascii" in recipe.quirks:
+    if recipe.happens("non-ascii", random):
         return _non_ascii(random)
-    if chance > 8 / 9 and "punctuation" in recipe.quirks:
+    if recipe.happens("punctuation", random):
         return _punctuated(random)
     adjective, noun = random.choice(WORDS["adjectives"]), random.choice(WORDS["nouns"])
     return f"{adjective} {noun} of {_town(random)}"
+
+
+def _duration(random: Random) -> float:
+    return round(random.triangular(90, 450, 220), 5)
 
 
 def _person(random: Random) -> str:
@@ -374,22 +368,20 @@ def _punctuated(random: Random) -> str:
 def build_tracks(recipe: Recipe, songs: Sequence[Song]) -> tuple[list[Track], list[Track]]:
     """The catalogue's songs and others, popular ones first, as the log tells of them."""
     random = recipe.random("tracks")
-    matching = [
-        _track(recipe, random, (song.title, song.artist_name, song.duration)) for song in songs
-    ]
-    catalogue = {(song.title, song.artist_name, song.duration) for song in songs}
-    others = []
-    for index in range(max(4_000, min(4 * len(songs), 20_000))):
-        key = _other_key(recipe, random, songs, index)
-        if key not in catalogue:
-            others.append(_track(recipe, random, key))
-    return matching, others
+    catalogue = [(song.title, song.artist_name, song.duration) for song in songs]
+    count = max(4_000, min(4 * len(songs), 20_000))
+    others = (_other_key(recipe, random, songs, index) for index in range(count))
+    taken = set(catalogue)
+    return (
+        [_track(recipe, random, key) for key in catalogue],
+        [_track(recipe, random, key) for key in others if key not in taken],
+    )
 
 
 def _other_key(recipe: Recipe, random: Random, songs: Sequence[Song], index: int) -> Key:
     title, artist = _title(recipe, random), _artist_name(recipe, random, index)
-    duration = round(random.triangular(90, 450, 220), 5)
-    if recipe.has("near-misses", 8, index):
+    duration = _duration(random)
+    if recipe.has("near-misses", index):
         song = random.choice(songs)
         return (
             (title, song.artist_name, song.duration),
@@ -411,7 +403,7 @@ def _track(recipe: Recipe, random: Random, key: Key) -> Track:
 
 def _misread(recipe: Recipe, random: Random, name: str) -> str:
     """The name as the log has it; pure ASCII reads the same in either encoding."""
-    if "double-encoding" not in recipe.quirks or random.random() < 0.1:
+    if "double-encoding" not in recipe.quirks or recipe.happens("right-names", random):
         return name
     return name.encode().decode("latin-1").encode().decode("latin-1")
 
@@ -478,11 +470,9 @@ class Log:
             text = "\n".join(line for _, line in waiting[:today])
             del waiting[:today]
             if text:
-                # Latin-1, because one kind of bad line holds a byte that is not UTF-8.
-                path = f"log_data/{day:%Y/%m}/{day}-events.json"
-                yield _member(
-                    path, text.encode("latin-1"), gzipped=self.recipe.has("gzip", 15, index)
-                )
+                path = f"log_data/{day.year:04}/{day.month:02}/{day}-events.json"
+                content = text.encode("latin-1")  # ASCII, but for one kind of bad line
+                yield _member(path, content, gzipped=self.recipe.has("gzip", index))
 
     def _day(self, midnight: int, quota: int) -> list[Event]:
         """The events of the visits that start on a day, exactly the quota, and the extra lines."""
@@ -505,11 +495,9 @@ class Log:
 
     def _visit(self, midnight: int, start: int, length: int) -> Iterator[Event]:
         random = self._random
-        at_once = (
-            "equal-times" in self.recipe.quirks
-            and random.random() < 0.03
-            and midnight <= self._last_play <= self._latest_start(length)
-        )
+        at_once = self.recipe.happens(
+            "equal-times", random
+        ) and midnight <= self._last_play <= self._latest_start(length)
         start = self._last_play if at_once else start
         user = self._free_user(start)
         pages = self._pages(user.level, (PLAY,) if at_once else random.choice(OPENINGS), length)
@@ -528,16 +516,16 @@ class Log:
         return user
 
     def _pages(self, level: str, opening: Iterable[Page], length: int) -> list[Page]:
-        random, quirks = self._random, self.recipe.quirks
+        random = self._random
         pages = list(opening)
         while len(pages) < length:
             pages += (PLAY,) if random.random() < PLAY_SHARE else random.choice(SIDE_TRIPS)
-        if "level-changes" in quirks and random.random() < 0.03:
+        if self.recipe.happens("level-changes", random):
             middle = 1 + length // 2
             pages[middle:middle] = CHANGES[level]
         if length > 2 and random.random() < 0.2:
             pages[length - 2 :] = [LOGOUT, GUEST_HOME]
-        if "blank-users" not in quirks:
+        if "blank-users" not in self.recipe.quirks:
             pages = [page if page.signed_in else HOME for page in pages]
         return pages[:length]
 
@@ -573,15 +561,16 @@ class Log:
 
     def _extras(self, events: Sequence[Event]) -> list[Event]:
         """Lines delivered again up to an hour later, and damaged copies of plays."""
-        random, counts = self._random, self.counts
+        recipe, random, counts = self.recipe, self._random, self.counts
         counts["events"] += len(events)
         extras = []
-        while counts["duplicates"] < int(counts["events"] * self.recipe.duplicates):
+        while counts["duplicates"] < int(counts["events"] * recipe.duplicates):
             ts, line = random.choice(events)
             extras.append((min(ts + random.randrange(HOUR), self._end - 1), line))
             counts["duplicates"] += 1
-        while counts["bad lines"] < int(counts["events"] * self.recipe.bad_lines):
-            ts, line = random.choice([event for event in events if '"NextSong"' in event[1]])
+        plays = [event for event in events if recipe.bad_lines and '"NextSong"' in event[1]]
+        while plays and counts["bad lines"] < int(counts["events"] * recipe.bad_lines):
+            ts, line = random.choice(plays)
             damage = BAD_LINES[counts["bad lines"] % len(BAD_LINES)]
             extras.append((ts, damage(line)))
             counts["bad lines"] += 1
@@ -643,6 +632,13 @@ def write_zip(members: Iterable[Member], target: Path) -> int:
     return written
 
 
+def _refuse(*folders: Path) -> None:
+    """Raise a FileExistsError if there is one: files of two recipes in one folder are of none."""
+    for folder in folders:
+        if folder.exists():
+            raise FileExistsError(errno.EEXIST, "is there already", str(folder))
+
+
 def _member(path: str, content: bytes, *, gzipped: bool) -> Member:
     if not gzipped:
         return path, content
@@ -663,7 +659,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         summary = write(recipe, args.output, zipped=args.zip)
     except OSError as error:
-        print(f"generate.py: error: {error}; mend that or name another --output", file=sys.stderr)
+        problem = f"{error.filename}: {error.strerror}"
+        print(f"generate.py: error: {problem}; name another --output", file=sys.stderr)
         return 1
     seconds = time.perf_counter() - started
     rate = (recipe.songs + recipe.events) / seconds
@@ -673,14 +670,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def write(recipe: Recipe, output: Path, *, zipped: bool) -> str:
     """Write song_data and log_data, or a zip of each, to a folder; returns what they hold."""
+    if not zipped:
+        _refuse(output / "song_data", output / "log_data")
     songs = build_songs(recipe)
     log = Log(recipe, songs)
     if zipped:
         song_files = write_zip(build_song_files(recipe, songs), output / "song-data.zip")
         log_files = write_zip(log.files(), output / "log-data.zip")
     else:
-        for folder in (output / "song_data", output / "log_data"):
-            folder.mkdir(parents=True)  # never among files of another recipe
         song_files = write_folder(build_song_files(recipe, songs), output)
         log_files = write_folder(log.files(), output)
     counts = log.counts
@@ -696,6 +693,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="generate.py",
         description=__doc__,
+        epilog=_quirks_help(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     _add_recipe(parser)
@@ -703,7 +701,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--zip", action="store_true", help="write song-data.zip and log-data.zip")
     args = parser.parse_args(argv)
     args.users = args.users or max(Recipe.users, args.events // 400)
-    if args.skew_month and _months(args.start, args.days) == 1:
+    if args.days > (date.max - args.start).days:
+        parser.error("--days: they go beyond the year 9999; give less")
+    if args.skew_month and len(_months(args.start, args.days)) == 1:
         parser.error("--skew-month: the days lie in one month; give more --days")
     return args
 
@@ -718,6 +718,14 @@ def parse_quirks(text: str) -> frozenset[str]:
         raise argparse.ArgumentTypeError(f"no quirk {min(unknown)!r}: expected some of {known}")
     named = set() if "none" in words else words.intersection(QUIRKS) or set(QUIRKS)
     return frozenset(named - without)
+
+
+def _quirks_help() -> str:
+    lines = ["quirks and their shares, roughly:"]
+    for name, quirk in QUIRKS.items():
+        share = "all" if quirk.one_in == 1 else f"1 in {quirk.one_in}"
+        lines.append(f"  {name:<17} {share} {quirk.of}: {quirk.looks}")
+    return "\n".join(lines)
 
 
 def _add_recipe(parser: argparse.ArgumentParser) -> None:
@@ -748,19 +756,21 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
 
 
 def _whole(least: int) -> Callable[[str], int]:
-    def whole_number(text: str) -> int:
-        number = int(text)
-        if number < least:
-            raise argparse.ArgumentTypeError(f"{text} is too small: expected {least} or more")
-        return number
+    def parse(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number from {least}")
+        return int(text)
 
-    return whole_number
+    return parse
 
 
 def _share(text: str) -> float:
-    share = float(text)
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1
     if not 0 <= share <= 1:
-        raise argparse.ArgumentTypeError(f"{text}: expected a share from 0 to 1")
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a share from 0 to 1")
     return share
 
 
@@ -768,11 +778,11 @@ def _day(text: str) -> date:
     try:
         return date.fromisoformat(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text}: expected a day such as 2018-11-01") from None
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a day like 2018-11-01") from None
 
 
-def _months(start: date, days: int) -> int:
-    return len({(start + timedelta(days=index)).replace(day=1) for index in range(days)})
+def _months(start: date, days: int) -> set[date]:
+    return {(start + timedelta(days=index)).replace(day=1) for index in range(days)}
 
 
 if __name__ == "__main__":

@@ -30,9 +30,10 @@ unpack() { # ZIP FOLDER
         [ -z "$(find "$1" -newer "$2")" ] || kept="$kept (older than $1: delete it to get the new one)"
         return
     fi
+    [ -f "$1" ] || fail "$PWD/$1 is missing: git checkout -- data/$1 restores it"
     unfinished=$(mktemp -d ./.unpacking.XXXXXX)
     extract "$1" "$unfinished" 2>"$unfinished/errors" ||
-        fail "$PWD/$1: $(tail -n 1 "$unfinished/errors"): git checkout -- data/$1 restores it"
+        fail "$PWD/$1 cannot be unpacked: $(tr -s '[:space:]' ' ' <"$unfinished/errors" | cut -c 1-200)"
     mv "$unfinished/$2" "$2"
     rm -rf "$unfinished"
     unpacked="$unpacked $2 ($(find "$2" -type f | wc -l | tr -d ' ') files)"
