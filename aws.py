@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 PROJECT_TAG = ("project", "sparkify-data-lake")  # marks what these scripts may find and end
 ACTIVE: Sequence[ClusterStateType] = ("STARTING", "BOOTSTRAPPING", "RUNNING", "WAITING")
+ENDED: Sequence[ClusterStateType] = ("TERMINATED", "TERMINATED_WITH_ERRORS")
 
 # Adaptive: the client slows down by itself when AWS says that it is asked too often.
 CLIENT_CONFIG = Config(
@@ -208,12 +209,19 @@ def error_code(error: errors.ClientError) -> str:
 # Clusters.
 
 
-def find_clusters(emr: EMRClient, name: str) -> list[ClusterTypeDef]:
-    """The active clusters that have this name and the project's tag."""
-    pages = emr.get_paginator("list_clusters").paginate(ClusterStates=ACTIVE)
-    named = [found["Id"] for page in pages for found in page["Clusters"] if found["Name"] == name]
-    clusters = [emr.describe_cluster(ClusterId=cluster_id)["Cluster"] for cluster_id in named]
-    return [cluster for cluster in clusters if is_ours(cluster)]
+def find_clusters(
+    emr: EMRClient, name: str | None, states: Sequence[ClusterStateType] = ACTIVE
+) -> list[ClusterTypeDef]:
+    """The clusters in these states of this name and the project's tag; without a name, all."""
+    pages = emr.get_paginator("list_clusters").paginate(ClusterStates=states)
+    listed = [found for page in pages for found in page["Clusters"]]
+    # A listing has no tags, so each cluster of the name is looked at.
+    clusters = [
+        emr.describe_cluster(ClusterId=found["Id"])["Cluster"]
+        for found in listed
+        if name in (None, found["Name"])
+    ]
+    return [cluster for cluster in clusters if name is None or is_ours(cluster)]
 
 
 def find_cluster(emr: EMRClient, name: str) -> ClusterTypeDef | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from boto3.exceptions import Boto3Error
@@ -27,25 +27,31 @@ EC2_FILTERS = {
 EMR_FILTERS = {"softwareType": "EMR"}
 
 
-def fetch_prices(
-    session: boto3.Session, types: Iterable[str], own: Mapping[str, float]
-) -> dict[str, float]:
-    """Dollars an hour, EC2 and EMR together, for each instance type whose price is known.
+class PriceList:
+    """Dollars an hour for instance types, EC2 and EMR together; each is asked for once.
 
-    On-demand prices: a spot node costs less. Asking is free, and no answer is no error.
+    On-demand prices: a spot node costs less. No answer is no error: a price is then unknown.
     """
-    pricing = session.client("pricing", region_name=PRICE_LIST_REGION, config=CONFIG)
-    region = session.region_name
-    prices = {}
-    for kind in sorted(set(types)):
+
+    def __init__(self, session: boto3.Session, own: Mapping[str, float]) -> None:
+        self.pricing = session.client("pricing", region_name=PRICE_LIST_REGION, config=CONFIG)
+        self.region, self.own = session.region_name, own
+        self.known: dict[str, float | None] = {}
+        self.may_ask = True
+
+    def of(self, instance_type: str) -> float | None:
+        """The price of a type: AWS's, else that of dl.cfg, else None."""
+        if instance_type not in self.known:
+            price = self._ask(instance_type) if self.may_ask else None
+            self.known[instance_type] = self.own.get(instance_type) if price is None else price
+        return self.known[instance_type]
+
+    def _ask(self, instance_type: str) -> float | None:
         try:
-            price = fetch_price(pricing, kind, region)
+            return fetch_price(self.pricing, instance_type, self.region)
         except (BotoCoreError, Boto3Error, ClientError):
-            return {kind: own[kind] for kind in types if kind in own}
-        price = own.get(kind) if price is None else price
-        if price is not None:
-            prices[kind] = price
-    return prices
+            self.may_ask = False
+            return None
 
 
 def fetch_price(pricing: PricingClient, instance_type: str, region: str) -> float | None:

@@ -123,13 +123,12 @@ def prepare(
 def describe_price(config: EmrConfig, session: boto3.Session) -> str:
     """What the cluster costs at most, per hour and while it idles."""
     nodes = list_nodes(config)
-    known = aws_prices.fetch_prices(
-        session, {kind for types in nodes for kind in types}, config.prices
-    )
-    unknown = sorted({kind for types in nodes for kind in types} - set(known))
+    price_list = aws_prices.PriceList(session, config.prices)
+    known = {kind: price_list.of(kind) for types in nodes for kind in types}
+    unknown = sorted(kind for kind, price in known.items() if price is None)
     if unknown:
         return f"price per hour: unknown; add {', '.join(unknown)} to [prices] in dl.cfg"
-    hourly = sum(max(known[kind] for kind in types) for types in nodes)
+    hourly = sum(max(known[kind] or 0 for kind in types) for types in nodes)
     idle = hourly * config.idle_minutes / 60
     return (
         f"price per hour: at most {aws_prices.dollars(hourly)} for {len(nodes)} nodes, EC2 and EMR"
