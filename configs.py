@@ -255,8 +255,10 @@ def load_emr_config(
     expects = {field.name: field.metadata.get("expects") for field in dataclasses.fields(EmrConfig)}
     for key in required:
         settings.get("emr", key, text, str(expects[key]))
+    config = load_section(settings, "emr", EmrConfig)
+    _check_scaling(config, path)
     return dataclasses.replace(
-        load_section(settings, "emr", EmrConfig),
+        config,
         spark=load_mapping(settings, "spark", "spark."),
         s3=load_mapping(settings, "s3", "fs."),
         tags=load_mapping(settings, "tags"),
@@ -339,6 +341,15 @@ def _read(path: Path) -> configparser.ConfigParser:
     except configparser.Error as error:
         raise ConfigError(" ".join(str(error).split())) from None
     return parser
+
+
+def _check_scaling(config: EmrConfig, path: Path) -> None:
+    least, most = config.scaling_minimum, config.scaling_maximum
+    if (least is None) != (most is None) or (least or 0) > (most or 0):
+        raise ConfigError(
+            f"{path}: [emr] scaling_minimum and scaling_maximum: expected both, the first not"
+            " above the second, or neither"
+        )
 
 
 def _hint(name: str, known: Sequence[str]) -> str:
