@@ -110,7 +110,7 @@ def node_kinds(value: str) -> tuple[str, ...]:
 
 def some_names(value: str) -> tuple[str, ...]:
     """A comma-separated list of at least one name."""
-    return names(text(value))
+    return names(text(value.strip(", ")))
 
 
 def setting(parse: Callable[[str], Any], expects: str) -> Any:  # noqa: ANN401 (as dataclasses.field)
@@ -268,7 +268,7 @@ def load_emr_config(
 
 def load_aws_keys(path: Path = KEYS_CFG) -> AwsKeys | None:
     """The keys of keys.cfg, or None where it is blank or missing: boto3 then finds its own."""
-    if not path.exists():
+    if path == KEYS_CFG and not path.exists():
         return None
     settings = Settings(path, {})
     settings.check_sections(("aws",))
