@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 REGION = "us-west-2"
 BUCKET = "my-sparkify-bucket"
-SECRET = "canary-secret-that-must-stay-home"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,18 +34,6 @@ class Outcome:
     def last_line(self) -> str:
         """The last line of the narration: the error, if there was one."""
         return self.err.rstrip("\n").rpartition("\n")[2]
-
-
-@pytest.fixture(autouse=True)
-def no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No test finds the developer's own account: no profile, no keys, no instance metadata."""
-    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_REGION", "AWS_DEFAULT_REGION"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "no-config"))
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "no-credentials"))
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIATESTTESTTESTTEST")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
 
 
 @pytest.fixture
