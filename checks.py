@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 ROWS, SOURCE_KEYS, MATCHED = "rows", "keys in the source", "plays with a song"
 FIGURES = (ROWS, SOURCE_KEYS, MATCHED)  # counted by the way; every other measure counts offenders
+PLAYS_PER_DAY = "plays per day"  # in the place of a table's name, where no rule is meant
 SHRUNK, FALLEN = 0.8, 1.0  # of the last run's rows; percentage points of matched plays
 
 Counts = Mapping[tuple[str, str], int]  # (table, measure) -> count
@@ -75,6 +76,13 @@ def check_reference(
     used = staged[name].select(column).dropna().distinct()
     orphans = used.join(known, on=column, how="left_anti")
     return measures(name, orphans.agg(F.count(F.lit(1)).alias(f"{column} is in {parent}")))
+
+
+def build_plays_per_day(songplays: DataFrame) -> DataFrame:
+    """One row per day (UTC) with plays, in the columns of the checks, to ride on their query."""
+    day = F.date_format("start_time", "yyyy-MM-dd").alias("measure")
+    counts = songplays.groupBy(day).agg(F.count(F.lit(1)).alias("count"))
+    return counts.select(F.lit(PLAYS_PER_DAY).alias("table"), "measure", "count")
 
 
 def measures(name: str, counts: DataFrame) -> DataFrame:

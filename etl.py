@@ -29,10 +29,12 @@ from pyspark.sql import functions as F
 import publishing
 from checks import (
     MATCHED,
+    PLAYS_PER_DAY,
     ROWS,
     Counts,
     DataQualityError,
     build_checks,
+    build_plays_per_day,
     check_counts,
     check_schema,
     find_shrinkage,
@@ -355,11 +357,15 @@ def check_tables(run: Run, song_data: DataFrame, log_data: DataFrame) -> None:
             SONGPLAYS.name: loaded(log_data).select(songplay_id()),
         }
         staged = {table.name: read_staged(run, table) for table in run.tables}
-        measured = build_checks(run.tables, staged, source_keys).collect()
-        counts = {(row["table"], row["measure"]): row["count"] for row in measured}
+        plays_per_day = build_plays_per_day(staged[SONGPLAYS.name])
+        checks = build_checks(run.tables, staged, source_keys).unionByName(plays_per_day)
+        measured = {(row["table"], row["measure"]): row["count"] for row in checks.collect()}
+        counts = {key: count for key, count in measured.items() if key[0] != PLAYS_PER_DAY}
         check_counts(counts)
         facts.append(f"{len(counts):,} counts, no rule broken")
     note_counts(run.report, counts)
+    per_day = {day: count for (name, day), count in measured.items() if name == PLAYS_PER_DAY}
+    run.report.plays_per_day = dict(sorted(per_day.items()))
     for name, names in files.items():
         run.report.tables[name] = {
             "rows": counts[name, ROWS],

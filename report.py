@@ -38,6 +38,7 @@ class Report:
     tables: dict[str, dict[str, int]] = field(default_factory=dict)
     repaired_names: int = 0
     matched_plays: int = 0
+    plays_per_day: dict[str, int] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     error: str = ""
 
