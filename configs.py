@@ -22,7 +22,11 @@ KEYS_CFG = Path(__file__).with_name("keys.cfg")
 # What etl.py imports of this project: all of it goes to the cluster, and nothing else does.
 ETL_MODULES = ("checks.py", "configs.py", "publishing.py", "report.py", "sources.py", "tables.py")
 
-SECTIONS = ("etl", "partitions", "emr", "spark", "s3", "tags", "prices")  # of dl.cfg
+# Of dl.cfg.
+SECTIONS = (
+    *("etl", "partitions", "emr", "spark", "s3", "tags", "prices"),
+    *("catalog", "redshift"),
+)
 
 # The columns that a table can be partitioned by; tables without a year or a date have no entry.
 PARTITION_CHOICES: Mapping[str, tuple[str, ...]] = {
@@ -370,3 +374,78 @@ def _variable(section: str, key: str) -> str:
 def _unquoted(value: str) -> str:
     quoted = len(value) >= 2 and value[0] == value[-1] and value[0] in "'\""
     return value[1:-1] if quoted else value
+
+
+# The lake as other engines see it: the Glue Data Catalog and Redshift.
+
+
+def lake_uri(value: str) -> str:
+    """The s3:// URI of the lake; the job itself writes to local folders as well."""
+    return s3_folder(re.sub(r"^s3a://", "s3://", value))
+
+
+def identifier(value: str) -> str:
+    """A name that every engine takes as it is, without quotes."""
+    if not re.fullmatch(r"[a-z_][a-z0-9_]{0,126}", value):
+        raise ValueError
+    return value
+
+
+def redshift_role(value: str) -> str:
+    """The ARN of a role, or the word default."""
+    if not re.fullmatch(r"default|arn:aws[a-z-]*:iam::\d{12}:role/[\w+=,.@/-]+", value):
+        raise ValueError
+    return value
+
+
+@dataclasses.dataclass(frozen=True)
+class CatalogConfig:
+    """Where the lake is and where it is registered: [etl] output and [catalog] of dl.cfg."""
+
+    database: str = setting(identifier, "a name of a-z, 0-9 and _")
+    output: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class RedshiftConfig:
+    """The warehouse that the lake is loaded into: [redshift] of dl.cfg."""
+
+    workgroup: str | None = setting(optional(text), "the name of a workgroup, or nothing")
+    cluster: str | None = setting(optional(text), "the identifier of a cluster, or nothing")
+    database: str = setting(text, "the name of a database in Redshift")
+    db_user: str | None = setting(optional(text), "a user of the cluster, or nothing")
+    iam_role: str = setting(redshift_role, "default, or the ARN of a role attached to Redshift")
+    schema: str = setting(identifier, "a name of a-z, 0-9 and _")
+    external_schema: str = setting(identifier, "a name of a-z, 0-9 and _")
+
+
+def load_catalog_config(
+    path: Path = DL_CFG,
+    flags: Flags | None = None,
+    environ: Mapping[str, str] = os.environ,
+) -> CatalogConfig:
+    """The catalogue's settings; the lake has to be in S3."""
+    settings = Settings(path, environ, flags)
+    settings.check_sections(SECTIONS)
+    expects = "the lake's folder in S3, such as s3://my-bucket/lake"
+    output = settings.get("etl", "output", lake_uri, expects)
+    return dataclasses.replace(load_section(settings, "catalog", CatalogConfig), output=output)
+
+
+def load_redshift_config(
+    path: Path = DL_CFG,
+    flags: Flags | None = None,
+    environ: Mapping[str, str] = os.environ,
+) -> RedshiftConfig:
+    """The warehouse's settings: one workgroup of Redshift Serverless, or one cluster."""
+    settings = Settings(path, environ, flags)
+    settings.check_sections(SECTIONS)
+    config = load_section(settings, "redshift", RedshiftConfig)
+    where = f"{path}: [redshift]"
+    if bool(config.workgroup) == bool(config.cluster):
+        raise ConfigError(f"{where} workgroup, cluster: expected one of the two")
+    if config.db_user and config.workgroup:
+        raise ConfigError(f"{where} db_user: expected nothing, a workgroup has no user to name")
+    if config.schema == config.external_schema:
+        raise ConfigError(f"{where} schema, external_schema: expected two different names")
+    return config
