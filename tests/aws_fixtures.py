@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 REGION = "us-west-2"
 BUCKET = "my-sparkify-bucket"
+SECRET = "canary-secret-that-must-stay-home"
 
 
 @dataclasses.dataclass(frozen=True)
