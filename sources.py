@@ -234,7 +234,7 @@ def _is_infinite(name: str) -> Column:
 
 def is_blank(name: str) -> Column:
     """Whether a text field is null, empty or white space."""
-    return F.coalesce(F.trim(F.col(name)) == "", F.lit(True))
+    return F.coalesce(F.expr(rf"trim(BOTH ' \t\r\n' FROM {name})") == "", F.lit(True))
 
 
 def _differ(new: Column, old: str) -> Column:

@@ -1,0 +1,47 @@
+"""What all tests share: one Spark session, UTC, and no AWS credentials that are real."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+# Without this the workers start whatever python3 is first on the PATH.
+os.environ["PYSPARK_PYTHON"] = sys.executable
+os.environ["TZ"] = "UTC"  # collect() turns timestamps into the local time of this process
+time.tzset()
+
+import pytest  # noqa: E402
+from pyspark.sql import SparkSession  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def spark():
+    """One local session with two cores for all tests that do not need one of their own."""
+    session = (
+        SparkSession.builder.master("local[2]")
+        .appName("tests")
+        .config("spark.ui.enabled", False)
+        .config("spark.driver.host", "127.0.0.1")
+        .config("spark.driver.bindAddress", "127.0.0.1")
+        .config("spark.sql.shuffle.partitions", 2)
+        .config("spark.driver.memory", "2g")
+        .getOrCreate()
+    )
+    session.sparkContext.setLogLevel("OFF")
+    yield session
+    session.stop()
+
+
+@pytest.fixture(autouse=True)
+def no_real_aws(monkeypatch, tmp_path_factory):
+    """Credentials that are no one's, and none of the machine's own."""
+    for name in [name for name in os.environ if name.startswith(("AWS_", "SPARKIFY_"))]:
+        if name != "AWS_CA_BUNDLE":
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/nonexistent")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent")

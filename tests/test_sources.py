@@ -1,0 +1,298 @@
+"""What becomes of every kind of line: nothing is dropped in silence, and nothing bad is loaded."""
+
+from __future__ import annotations
+
+import gzip
+import json
+
+import pytest
+
+import etl
+from sources import (
+    LOADED,
+    LOG_SCHEMA,
+    SourceError,
+    build_account,
+    build_log_data,
+    build_song_data,
+    check_account,
+    parse_lines,
+    read_log_files,
+    read_song_files,
+    rejected,
+)
+from tests.factories import TS, event, song, text_frame
+
+GOOD = json.dumps(event())
+
+
+def with_raw(field, raw):
+    """An event whose field holds the raw JSON text, be it valid or not."""
+    return json.dumps(event(**{field: "@"})).replace('"@"', raw)
+
+
+def without(*fields):
+    return json.dumps({key: value for key, value in event().items() if key not in fields})
+
+
+def renamed(old, new):
+    return json.dumps(event()).replace(f'"{old}":', f'"{new}":')
+
+
+LINES = {
+    # good lines, odd as they look
+    "a play": (GOOD, LOADED),
+    "white space around": (f" \t{GOOD} \r", LOADED),
+    "a field that no table uses": (
+        json.dumps(event(color="red", plan={"a": [1, {"b": 2}]})),
+        LOADED,
+    ),
+    "a truth value that no table uses": (json.dumps(event(beta=True)), LOADED),
+    "a name with braces": (json.dumps(event(song="}{ [x] {")), LOADED),
+    "a name with quotes and backslashes": (json.dumps(event(song='\\"}"{\\')), LOADED),
+    "a name in brackets": (json.dumps(event(song="[untitled]")), LOADED),
+    "a song called true": (json.dumps(event(song="true")), LOADED),
+    "the artist 311 as a number": (with_raw("artist", "311"), LOADED),
+    "a location as a number": (with_raw("location", "90210"), LOADED),
+    "a user id as a number": (with_raw("userId", "7"), LOADED),
+    "duplicate keys, of which the last counts": (GOOD[:-1] + ', "level": "paid"}', LOADED),
+    "an escaped character": (GOOD.replace("Ada", r"\u0041da"), LOADED),
+    "no session": (without("sessionId", "itemInSession"), LOADED),
+    "no song": (without("song", "artist", "length"), LOADED),
+    # events that are no play
+    "a visit": (json.dumps(event(page="Home")), "filtered"),
+    "a visit of nobody": (json.dumps(event(page="Home", userId="")), "filtered"),
+    "no page": (without("page"), "filtered"),
+    # not JSON
+    "prose": ("hello", "not_json"),
+    "a truncated line": (GOOD[:-30], "not_json"),
+    "a line truncated after a value": (GOOD[:-1], "not_json"),
+    "trailing text": (GOOD + " x", "not_json"),
+    "a trailing brace": (GOOD + "}", "not_json"),
+    "a trailing comma": (GOOD[:-1] + ",}", "not_json"),
+    "a NUL byte behind": (GOOD + "\0", "not_json"),
+    "a NUL byte within": (GOOD.replace("Ada", "A\0da"), "not_json"),
+    "a raw tab in a text": (GOOD.replace("Ada", "A\tda"), "not_json"),
+    "single quotes": (GOOD.replace('"', "'"), "not_json"),
+    "no quotes": ("{page: NextSong}", "not_json"),
+    "a comment": ("/* x */" + GOOD, "not_json"),
+    "a leading zero": (with_raw("itemInSession", "01"), "not_json"),
+    "NaN": (with_raw("length", "NaN"), "not_json"),
+    "Infinity": (with_raw("length", "Infinity"), "not_json"),
+    "null": ("null", "not_json"),
+    "a number": ("123", "not_json"),
+    "zero, the sign for an object": ("0", "not_json"),
+    "a text": ('"s"', "not_json"),
+    "a long number": (with_raw("length", "1" * 2_000), "not_json"),
+    # more than one object
+    "two objects": (GOOD + GOOD, "several_objects"),
+    "two objects and a space": (f"{GOOD} {GOOD}", "several_objects"),
+    "two objects and a comma": (f"{GOOD},{GOOD}", "several_objects"),
+    "two objects, the second truncated": (GOOD + GOOD[:-20], "several_objects"),
+    "two objects with nested ones": ('{"a":{"b":1}}{"a":{"b":1}}', "several_objects"),
+    "an array of two": (f"[{GOOD},{GOOD}]", "several_objects"),
+    "an array of one": (f"[{GOOD}]", "several_objects"),
+    "an empty array": ("[]", "several_objects"),
+    # wrong types
+    "a ts in words": (with_raw("ts", '"abc"'), "wrong_type"),
+    "a ts as text": (with_raw("ts", f'"{TS}"'), "wrong_type"),
+    "a ts as text that is empty": (with_raw("ts", '""'), "wrong_type"),
+    "a ts with a fraction": (with_raw("ts", f"{TS}.0"), "wrong_type"),
+    "a ts beyond 64 bits": (with_raw("ts", "1" * 25), "wrong_type"),
+    "a session in words": (with_raw("sessionId", '"x"'), "wrong_type"),
+    "a length as text": (with_raw("length", '"218.5"'), "wrong_type"),
+    "a length as the text NaN": (with_raw("length", '"NaN"'), "wrong_type"),
+    "an object for a text": (with_raw("song", '{"a": 1}'), "wrong_type"),
+    "an array for a text": (with_raw("song", '["a"]'), "wrong_type"),
+    "a truth value for a text": (with_raw("song", "true"), "wrong_type"),
+    "an object for a number": (with_raw("ts", "{}"), "wrong_type"),
+    # keys, numbers, ids
+    "userid for userId": (renamed("userId", "userid"), "key_in_another_case"),
+    "Page for page": (renamed("page", "Page"), "key_in_another_case"),
+    "ARTIST for artist": (renamed("artist", "ARTIST"), "key_in_another_case"),
+    "1e999": (with_raw("length", "1e999"), "number_out_of_range"),
+    "no ts": (without("ts"), "impossible_ts"),
+    "ts null": (json.dumps(event(ts=None)), "impossible_ts"),
+    "ts zero": (json.dumps(event(ts=0)), "impossible_ts"),
+    "ts negative": (json.dumps(event(ts=-TS)), "impossible_ts"),
+    "ts in seconds": (json.dumps(event(ts=TS // 1000)), "impossible_ts"),
+    "ts in microseconds": (json.dumps(event(ts=TS * 1000)), "impossible_ts"),
+    "a visit without ts": (json.dumps(event(page="Home", ts=None)), "impossible_ts"),
+    "an empty object": ("{}", "impossible_ts"),
+    "a play of nobody": (json.dumps(event(userId="")), "blank_user_id"),
+    "a play of white space": (json.dumps(event(userId=" \t")), "blank_user_id"),
+    "a play of null": (json.dumps(event(userId=None)), "blank_user_id"),
+}
+
+
+@pytest.fixture(scope="module")
+def outcomes(spark):
+    """The outcome of each of LINES, all judged in one query."""
+    etl.set_what_results_depend_on(spark)
+    judged = build_log_data(text_frame(spark, *(line for line, _ in LINES.values()))).collect()
+    assert len(judged) == len(LINES)
+    return {name: row["outcome"] for name, row in zip(LINES, judged)}
+
+
+@pytest.mark.parametrize("name", LINES)
+def test_a_line_has_its_outcome(outcomes, name):
+    assert outcomes[name] == LINES[name][1]
+
+
+SONG = json.dumps(song())
+SONG_FILES = {
+    "one object": (SONG, [LOADED]),
+    "pretty-printed": (json.dumps(song(), indent=2), [LOADED]),
+    "pretty-printed with CRLF": (json.dumps(song(), indent=2).replace("\n", "\r\n"), [LOADED]),
+    "several, one a line": ("\n".join([SONG] * 3) + "\n", [LOADED] * 3),
+    "several with CRLF and blank lines": ("\r\n\r\n".join([SONG] * 2) + "\r\n", [LOADED] * 2),
+    "several with CR only": ("\r".join([SONG] * 2), [LOADED] * 2),
+    "several pretty-printed": ("\n".join([json.dumps(song(), indent=1)] * 2), [LOADED] * 2),
+    "a bad line among good ones": (f"{SONG}\nhello\n{SONG}", [LOADED, "not_json", LOADED]),
+    "a truncated last line": (f"{SONG}\n{SONG[:-9]}", [LOADED, "not_json"]),
+    "two on one line": (SONG + SONG, ["several_objects"]),
+    "an array on one line": (f"[{SONG},{SONG}]", ["several_objects"]),
+    "empty": ("", []),
+    "white space": (" \n\t\r\n", []),
+    "a byte order mark": ("\ufeff" + SONG, [LOADED]),
+    "the artist 311": (json.dumps(song(artist_name=311)), [LOADED]),
+    "an object for a title": (json.dumps(song(title={"en": "x"})), ["wrong_type"]),
+    "a year in words": (json.dumps(song(year="1999")), ["wrong_type"]),
+    "a year with a fraction": (SONG.replace("1999", "1999.5"), ["wrong_type"]),
+    "a latitude of 1e999": (SONG.replace("40.7", "1e999"), ["number_out_of_range"]),
+    "a key in another case": (SONG.replace("title", "Title"), ["key_in_another_case"]),
+    "a blank song_id": (json.dumps(song(song_id=" ")), ["blank_song_id"]),
+    "no artist_id": (json.dumps(song(artist_id=None)), ["blank_artist_id"]),
+    "nulls elsewhere": (
+        json.dumps(song(artist_latitude=None, artist_location=None, year=None, title=None)),
+        [LOADED],
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def song_outcomes(spark, tmp_path_factory):
+    """The outcomes of each of SONG_FILES, read in one query from files of every kind."""
+    folder = tmp_path_factory.mktemp("songs")
+    for number, (text, _) in enumerate(SONG_FILES.values()):
+        path = folder / "A" / str(number % 3) / f"{number:02d}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(text.encode())
+    etl.set_what_results_depend_on(spark)
+    files = read_song_files(spark, str(folder))
+    found = {number: [] for number in range(len(SONG_FILES))}
+    for row in files.collect():
+        number = int(row["file"].rpartition("/")[2].removesuffix(".json"))
+        judged = build_song_data(text_frame(spark, row["line"])).collect()
+        found[number] = [record["outcome"] for record in judged]
+    return dict(zip(SONG_FILES, found.values()))
+
+
+@pytest.mark.parametrize("name", SONG_FILES)
+def test_a_song_file_gives_its_records(song_outcomes, name):
+    assert song_outcomes[name] == SONG_FILES[name][1]
+
+
+def utf8(text):
+    return text.encode()
+
+
+LOG_FILES = {
+    "plain.json": (utf8(f"{GOOD}\n{GOOD}\n"), {LOADED: 2}),
+    "no-newline-at-the-end.json": (utf8(f"{GOOD}\n{GOOD}"), {LOADED: 2}),
+    "crlf.json": (utf8(f"{GOOD}\r\n\r\n{GOOD}\r\n"), {LOADED: 2}),
+    "cr.json": (utf8(f"{GOOD}\r{GOOD}\r"), {LOADED: 2}),
+    "bom.json": (b"\xef\xbb\xbf" + utf8(GOOD), {LOADED: 1}),
+    "non-ascii.json": (
+        json.dumps(event(song="Été 日本"), ensure_ascii=False).encode(),
+        {LOADED: 1},
+    ),
+    "replacement-character.json": (
+        json.dumps(event(song="caf\ufffd"), ensure_ascii=False).encode(),
+        {LOADED: 1},
+    ),
+    "invalid-utf8.json": (utf8(GOOD).replace(b"Ada", b"Ad\xe9"), {"not_json": 1}),
+    "utf-16.json": (f"{GOOD}\n".encode("utf-16"), {"not_json": 2}),
+    "packed.json.gz": (gzip.compress(utf8(f"{GOOD}\n{GOOD}\n")), {LOADED: 2}),
+    "packed-without-its-ending.json": (gzip.compress(utf8(GOOD), mtime=0), None),
+    "empty.json": (b"", {}),
+    "blank.json": (b"\n \n\t\n", {}),
+    "pretty.json": (utf8(json.dumps({"a": 1, "b": 2}, indent=1)), {"not_json": 4}),
+    "deep/er/in.txt": (utf8(GOOD), {LOADED: 1}),
+    "25-megabytes.json": (utf8(GOOD.replace("Ada", "A" * 25_000_000)), {"not_json": 1}),
+    "many-escapes.json": (utf8(GOOD.replace("Ada", "\\n" * 500_000 + "}")), {LOADED: 1}),
+    "long-name.json": (
+        json.dumps(event(song="é" * 100_000), ensure_ascii=False).encode(),
+        {LOADED: 1},
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def log_outcomes(spark, tmp_path_factory):
+    """How many lines of each of LOG_FILES had which outcome; one query reads them all."""
+    folder = tmp_path_factory.mktemp("logs")
+    for name, (content, _) in LOG_FILES.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    etl.set_what_results_depend_on(spark)
+    lines = read_log_files(spark, str(folder))
+    found = {name: {} for name in LOG_FILES}
+    for row in parse_lines(lines, LOG_SCHEMA).groupBy("file", "fault").count().collect():
+        name = row["file"].partition(f"{folder}/")[2]
+        found[name][row["fault"] or LOADED] = row["count"]
+    return found
+
+
+@pytest.mark.parametrize("name", [name for name, (_, due) in LOG_FILES.items() if due is not None])
+def test_a_log_file_gives_its_lines(log_outcomes, name):
+    assert log_outcomes[name] == LOG_FILES[name][1]
+
+
+def test_a_packed_file_without_its_ending_is_rejected_and_not_read_as_something_else(log_outcomes):
+    assert set(log_outcomes["packed-without-its-ending.json"]) == {"not_json"}
+
+
+def test_a_rejected_line_is_kept_with_its_reason_and_file(spark):
+    etl.set_what_results_depend_on(spark)
+    judged = build_log_data(text_frame(spark, "hello", GOOD))
+    found = [row.asDict() for row in rejected(judged).collect()]
+    assert found == [
+        {
+            "reason": "not_json",
+            "file": "file:///in/0.json",
+            "length": 5,
+            "sha256": "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824",
+            "line": "hello",
+        }
+    ]
+
+
+def test_a_long_rejected_line_is_cut_and_its_length_kept(spark):
+    judged = build_log_data(text_frame(spark, "x" * 100_000))
+    found = rejected(judged).collect()[0]
+    assert (found["length"], len(found["line"])) == (100_000, 65_536)
+
+
+def test_an_account_adds_up():
+    account = build_account({"loaded": 5, "filtered": 3, "not_json": 2, "blank_user_id": 1})
+    assert account["read"] == 11
+    assert account["rejected"] == {"blank_user_id": 1, "not_json": 2}
+
+
+@pytest.mark.parametrize(
+    ("bad", "limit", "fails"), [(1, 1, False), (2, 1, True), (0, 0, False), (1, 0, True)]
+)
+def test_a_source_fails_only_above_the_limit_of_rejects(bad, limit, fails):
+    account = build_account({"loaded": 100 - bad, **({"not_json": bad} if bad else {})})
+    if fails:
+        with pytest.raises(SourceError, match=f"log_data: {bad} of 100 records are rejected"):
+            check_account("log_data", "p", account, limit)
+    else:
+        check_account("log_data", "p", account, limit)
+
+
+def test_a_source_with_nothing_to_load_is_refused():
+    with pytest.raises(SourceError, match="log_data: /in holds nothing to load"):
+        check_account("log_data", "/in", build_account({"filtered": 3}), 100)
