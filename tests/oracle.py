@@ -92,13 +92,40 @@ qualify row_number() over (
 """
 
 # Timestamps end with the year 9999, the last that Parquet's readers agree on.
+GOOD_PLAYS = """
+create table good_plays as
+from events
+where page = 'NextSong' and trim(coalesce("userId", '')) <> ''
+    and ts between 0 and 253402300799999 and isfinite(coalesce(length, 0));
+"""
+
+# A name is repaired by reading its characters as Latin-1 bytes and those as UTF-8, at most twice.
+# One that has a character above U+00FF, or whose bytes are no UTF-8, stays as it stands.
+REPAIR = """
+create macro latin1_bytes(value) as
+    unhex(array_to_string(list_transform(
+        string_split(value, ''), letter -> printf('%02X', unicode(letter))), ''));
+create macro undo_round(value) as
+    case when regexp_full_match(value, '[\\x{00}-\\x{FF}]*')
+        then coalesce(try(decode(latin1_bytes(value))), value) else value end;
+
+create table repaired_names as
+select raw, undo_round(undo_round(raw)) as repaired
+from (select song as raw from good_plays union select artist from good_plays)
+where regexp_matches(raw, '[^\\x{00}-\\x{7F}]');
+"""
+
+# Of two records with one key, names are compared as repaired: that is what they are.
 PLAYS = """
 create table plays as
-select make_timestamp(ts * 1000) as start_time, *
 from (
-    from events
-    where page = 'NextSong' and trim(coalesce("userId", '')) <> ''
-        and ts between 0 and 253402300799999 and isfinite(coalesce(length, 0))
+    select make_timestamp(ts * 1000) as start_time,
+        good_plays.* replace (
+            coalesce(songs_repaired.repaired, song) as song,
+            coalesce(artists_repaired.repaired, artist) as artist)
+    from good_plays
+    left join repaired_names as songs_repaired on songs_repaired.raw = song
+    left join repaired_names as artists_repaired on artists_repaired.raw = artist
 )
 qualify row_number() over (
     partition by ts, "userId", "sessionId", "itemInSession"
@@ -128,22 +155,6 @@ select start_time,
 from (select distinct start_time from plays);
 """
 
-# A name is repaired by reading its characters as Latin-1 bytes and those as UTF-8, at most twice.
-# One that has a character above U+00FF, or whose bytes are no UTF-8, stays as it stands.
-REPAIR = """
-create macro latin1_bytes(value) as
-    unhex(array_to_string(list_transform(
-        string_split(value, ''), letter -> printf('%02X', unicode(letter))), ''));
-create macro undo_round(value) as
-    case when regexp_full_match(value, '[\\x{00}-\\x{FF}]*')
-        then coalesce(try(decode(latin1_bytes(value))), value) else value end;
-
-create table repaired_names as
-select raw, undo_round(undo_round(raw)) as repaired
-from (select song as raw from plays union select artist from plays)
-where regexp_matches(raw, '[^\\x{00}-\\x{7F}]');
-"""
-
 # Songs that share title, artist's name and duration are one match: the smallest song_id.
 SONGPLAYS = """
 create view songplays as
@@ -158,21 +169,18 @@ select start_time, "userId" as user_id, level, matches.song_id, matches.artist_i
     cast(year(start_time) as integer) as year, cast(month(start_time) as integer) as month,
     "itemInSession" as item_in_session
 from plays
-left join repaired_names as songs_repaired on songs_repaired.raw = plays.song
-left join repaired_names as artists_repaired on artists_repaired.raw = plays.artist
 left join matches
-    on matches.title = coalesce(songs_repaired.repaired, plays.song)
-    and matches.artist_name = coalesce(artists_repaired.repaired, plays.artist)
+    on matches.title = plays.song and matches.artist_name = plays.artist
     and matches.duration = plays.length;
 """
 
-RULES = (SONG_RECORDS, SONGS, ARTISTS, PLAYS, USERS, TIME, REPAIR, SONGPLAYS)
+RULES = (SONG_RECORDS, SONGS, ARTISTS, GOOD_PLAYS, REPAIR, PLAYS, USERS, TIME, SONGPLAYS)
 
 
 def build_tables(song_data: Path, log_data: Path) -> dict[str, list[Row]]:
     """Each table's rows, sorted, every input line judged on its own: for data with bad lines."""
     with duckdb.connect() as database:
-        _load_documents(database, "song_records", SONG_FIELDS, _song_documents(song_data))
+        _load_documents(database, "song_records", SONG_FIELDS, song_documents(song_data))
         _load_documents(database, "events", EVENT_FIELDS, _log_documents(log_data))
         _apply_rules(database)
         return {
@@ -204,29 +212,31 @@ def _apply_rules(database: duckdb.DuckDBPyConnection) -> None:
         database.execute(rule)
 
 
-def _files(folder: Path) -> list[Path]:
+def find_files(folder: Path) -> list[Path]:
+    """All files below a folder but hidden ones, as Spark finds them."""
     found = (path for path in folder.rglob("*") if path.is_file())
     return sorted(path for path in found if not path.name.startswith((".", "_")))
 
 
-def _content(path: Path) -> bytes:
+def read_content(path: Path) -> bytes:
+    """A file's content, unpacked if it is gzipped."""
     content = path.read_bytes()
     return gzip.decompress(content) if path.suffix == ".gz" else content
 
 
-def _log_documents(folder: Path) -> Iterator[str]:
-    for path in _files(folder):
-        yield from _lines(_content(path))
-
-
-def _song_documents(folder: Path) -> Iterator[str]:
+def song_documents(folder: Path) -> Iterator[str]:
     """A song file is one object over any number of lines, or else an object a line."""
-    for path in _files(folder):
-        content = _content(path)
+    for path in find_files(folder):
+        content = read_content(path)
         if _is_json(content):
             yield content.decode()
         else:
             yield from _lines(content)
+
+
+def _log_documents(folder: Path) -> Iterator[str]:
+    for path in find_files(folder):
+        yield from _lines(read_content(path))
 
 
 def _is_json(content: bytes) -> bool:
@@ -287,7 +297,7 @@ def _scan_files(
     columns = ", ".join(f"\"{field}\": '{SQL_TYPES[kind]}'" for field, kind in fields.items())
     tolerant = layout == "newline_delimited"
     database.execute(
-        f"create view {name} as from read_json({[str(path) for path in _files(folder)]},"
+        f"create view {name} as from read_json({[str(path) for path in find_files(folder)]},"
         f" columns = {{{columns}}}, format = '{layout}', ignore_errors = {tolerant},"
         " maximum_object_size = 33554432)"
     )

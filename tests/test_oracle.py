@@ -312,6 +312,17 @@ def test_the_logs_names_are_repaired_before_matching(tables, logged, catalogued,
     assert matched_songs(built) == ["S1"]
 
 
+@pytest.mark.parametrize("backwards", [False, True])
+def test_records_with_one_key_are_compared_by_their_repaired_names(tables, backwards):
+    late, early = mojibake("椎", rounds=2), mojibake("é", rounds=1)
+    assert late < early  # as they stand in the log
+    records = [event(artist=late, location="late"), event(artist=early, location="early")]
+
+    built = tables([], records[::-1] if backwards else records)
+
+    assert [row[6] for row in built["songplays"]] == ["early"]
+
+
 def test_other_texts_of_the_log_are_not_repaired(tables):
     wrong = mojibake("é")
 
