@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import functools
 import json
+import logging
 import os
 import signal
 import sys
@@ -21,7 +22,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from py4j.protocol import Py4JJavaError
+from py4j.protocol import Py4JError, Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
@@ -241,6 +242,8 @@ def run_job(spark: SparkSession, config: EtlConfig, report: Report) -> None:
             publish_tables(run)
         except BaseException as error:
             report.error = one_line(error)
+            with suppress(Py4JError):  # else what runs on would write to what is cleaned up here
+                spark.sparkContext.cancelAllJobs()
             tell(publishing.abandon(storage, report.run))
             with suppress(StorageError):  # the first error is the one to tell
                 write_report(storage, report)
@@ -250,12 +253,12 @@ def run_job(spark: SparkSession, config: EtlConfig, report: Report) -> None:
 @contextmanager
 def locked(lock: Lock) -> Iterator[None]:
     """Hold the lock, and begin by finishing what an earlier run committed but did not swap in."""
-    dead = lock.acquire()
     try:
-        if dead:
-            tell(f"took over the lock of {dead}")
-        for run in publishing.recover(lock.storage, lock):
-            tell(f"finished the swap of run {run}, which had broken off after its commit")
+        taken_over = lock.acquire()
+        if taken_over:
+            tell(taken_over)
+        for finished in publishing.recover(lock.storage, lock):
+            tell(finished)
         yield
     finally:
         lock.release()
@@ -418,8 +421,7 @@ def publish_tables(run: Run) -> None:
     """Commit the staged tables and swap them in; once committed, a run can only be finished."""
     with run.report.stage("commit"):
         plan = publishing.build_plan(run.storage, run.report.run, [t.name for t in TABLES])
-        run.lock.assert_held(ask=True)
-        publishing.commit(run.storage, plan)
+        publishing.commit(run.storage, run.lock, plan)
     with run.report.stage("swap"):
         publishing.swap(run.storage, run.lock, plan)
     run.report.status = "published"
@@ -501,7 +503,7 @@ EXAMPLES = """examples:
       --output s3://bucket/lake
   python etl.py --recover                         finish what an interrupted run had committed
 
-exit codes: 0 published, 1 failed with nothing published, 2 usage or configuration,
+exit codes: 0 published, 1 failed (and says what was published), 2 usage or configuration,
             3 another run is at work on this output"""
 
 
@@ -518,6 +520,13 @@ def load_config(arguments: argparse.Namespace) -> EtlConfig:
     return load_etl_config(arguments.config, given)
 
 
+# What can go wrong without being a bug of ours: told in one line, without a traceback.
+EXPECTED = (
+    *(SourceError, DataQualityError, StorageError),
+    *(PySparkException, Py4JError, KeyboardInterrupt),
+)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the job as the command line and dl.cfg say; returns the exit code."""
     arguments = parse_args(argv)
@@ -530,6 +539,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with report.stage("session"):
             spark = create_session()
+        signal.signal(signal.SIGINT, _interrupt)  # PySpark's own handler breaks a call in two
         if arguments.recover:
             recover(spark, config, report)
         else:
@@ -537,19 +547,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(render(report))
     except LockedError as error:
         return fail(error, 3)
-    except (
-        DataQualityError,
-        StorageError,
-        PySparkException,
-        Py4JJavaError,
-        KeyboardInterrupt,
-    ) as error:
+    except EXPECTED as error:
         return fail(error, 1)
     return 0
 
 
 def recover(spark: SparkSession, config: EtlConfig, report: Report) -> None:
     """Only finish what an earlier run committed, and drop what dead runs have staged."""
+    set_what_results_depend_on(spark)
     with locked(Lock(Storage(spark, config.output), report.run, config.lock_minutes * 60)):
         tell("nothing is left unfinished")
 
@@ -561,20 +566,29 @@ def fail(error: BaseException, code: int) -> int:
 
 
 def one_line(error: BaseException) -> str:
-    """The innermost cause of an error, without its stack."""
+    """What went wrong, from an error and its causes, without stacks and Spark's own wrappings."""
     if isinstance(error, KeyboardInterrupt):
         return "interrupted"
+    messages = [" ".join(message.split("\n")[0].split()) for message in _causes(error)]
+    telling = [m for m in messages if not m.startswith(("Job aborted", "[TASK_WRITE_FAILED]"))]
+    return ": ".join(telling or messages[-1:])
+
+
+def _causes(error: BaseException) -> Iterator[str]:
     if isinstance(error, Py4JJavaError):
         cause = error.java_exception
-        while cause.getCause() is not None:
+        while cause is not None:
+            yield str(cause.getMessage() or cause.toString())
             cause = cause.getCause()
-        return " ".join(str(cause.toString()).split())
-    while isinstance(getattr(error, "cause", None), BaseException):
-        error = error.cause  # type: ignore[attr-defined]
-    return " ".join(str(error).split("JVM stacktrace")[0].split())
+        return
+    python_cause: BaseException | None = error
+    while python_cause is not None:
+        yield str(python_cause)
+        python_cause = getattr(python_cause, "cause", None)  # Spark's own chain
 
 
 def _interrupt(*_: object) -> None:
+    logging.disable()  # py4j would log the interrupt with its stack
     raise KeyboardInterrupt
 
 

@@ -16,9 +16,11 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from py4j.protocol import Py4JError
@@ -51,7 +53,8 @@ class Storage:
         # PySpark has no public door to Hadoop's files.
         self._jvm: Any = spark._jvm
         context: Any = spark.sparkContext._jsc
-        self.root = root
+        self._changes = ThreadPoolExecutor(1)
+        self.root = root.rstrip("/") + "/"  # Hadoop takes s3://bucket for the user's home in it
         with _one_line("open", root):
             path = self._path("")
             self._filesystem = path.getFileSystem(context.hadoopConfiguration())
@@ -92,13 +95,13 @@ class Storage:
         with _one_line("measure", self.path(relative)):
             return int(self._filesystem.getContentSummary(self._path(relative)).getLength())
 
-    def age(self, relative: str) -> float | None:
-        """Seconds since a file was written; None where there is none."""
+    def written(self, relative: str) -> float | None:
+        """When a file was written, in seconds by the store's clock; None where there is none."""
         if not self.exists(relative):
             return None
         with _one_line("look up", self.path(relative)):
             status = self._filesystem.getFileStatus(self._path(relative))
-            return time.time() - float(status.getModificationTime()) / 1000
+            return float(status.getModificationTime()) / 1000
 
     def read(self, relative: str) -> str:
         """A small text file."""
@@ -109,32 +112,82 @@ class Storage:
 
     def write(self, relative: str, content: str) -> None:
         """Write or replace a small text file."""
-        with _one_line("write", self.path(relative)):
+
+        def write() -> None:
             stream = self._filesystem.create(self._path(relative), True)
             with contextlib.closing(stream):
                 stream.write(bytearray(content.encode()))
 
+        self._change(f"write {self.path(relative)}", write)
+
     def rename(self, source: str, target: str) -> None:
         """Move a file or a folder to where nothing is yet, making the folders above it."""
-        with _one_line("move to", self.path(target)):
-            self._filesystem.mkdirs(self._path(target).getParent())
-            moved = self._filesystem.rename(self._path(source), self._path(target))
-        if not moved:
-            raise StorageError(
-                f"cannot move {self.path(source)} to {self.path(target)}: the file system refused; "
-                "check that both folders may be written to"
-            )
+        move = self._move_on_disk if self.root.startswith("file:") else self._move
+        what = f"move {self.path(source)} to {self.path(target)}"
+        self._change(what, lambda: move(source, target))
 
     def delete(self, relative: str) -> None:
         """Remove a file, or a folder with all in it; nothing there is fine."""
-        with _one_line("delete", self.path(relative)):
-            self._filesystem.delete(self._path(relative), True)
+
+        def delete() -> None:
+            # A local disk tells of its failure by nothing but a false answer.
+            path = self._path(relative)
+            if not self._filesystem.delete(path, True) and self._filesystem.exists(path):
+                raise OSError(NOT_ALLOWED)
+
+        self._change(f"delete {self.path(relative)}", delete)
+
+    def _change(self, what: str, change: Callable[[], None]) -> None:
+        """Change files in a thread apart: an interrupt of this one does not break a change off.
+
+        A later change waits for it, so that the lock is not released while the JVM moves files on.
+        """
+        with _one_line(what):
+            if threading.current_thread() is threading.main_thread():
+                self._changes.submit(change).result()
+            else:
+                change()
+
+    def _move(self, source: str, target: str) -> None:
+        self._filesystem.mkdirs(self._path(target).getParent())
+        if self.atomic_rename and self._filesystem.exists(self._path(target)):
+            raise FileExistsError(f"{self.path(target)} exists")  # HDFS would move it into that
+        if not self._filesystem.rename(self._path(source), self._path(target)):
+            raise OSError(NOT_ALLOWED)
+
+    def _move_on_disk(self, source: str, target: str) -> None:
+        # Where Hadoop cannot rename on a local disk it copies, file by file: that is not one step.
+        origin, goal = (Path(self.path(name).removeprefix("file:")) for name in (source, target))
+        goal.parent.mkdir(parents=True, exist_ok=True)
+        origin.rename(goal)
 
     def _path(self, relative: str) -> Any:  # noqa: ANN401 (a Java object)
         return self._jvm.org.apache.hadoop.fs.Path(self.path(relative))
 
 
+NOT_ALLOWED = "the file system refused; check that this user may write to the folders above"
+
+
+@contextlib.contextmanager
+def _one_line(*doing: str) -> Iterator[None]:
+    try:
+        yield
+    except (Py4JError, OSError) as error:
+        raise StorageError(f"cannot {' '.join(doing)}: {_cause(error)}") from None
+
+
+def _cause(error: Py4JError | OSError) -> str:
+    if isinstance(error, OSError) and not isinstance(error, ConnectionError):
+        return error.strerror or str(error)
+    java = getattr(error, "java_exception", None)
+    return " ".join(str(java.toString()).split()) if java else "Spark's JVM has ended"
+
+
 # ---- The lock: one run at a time ----------------------------------------------------------------
+
+# Hadoop has no create-if-absent that holds on every store: of two runs that write LOCK at once the
+# last one stays, and both look again after a time that is long beside one of the store's answers.
+SETTLE_SECONDS = {True: 0.3, False: 2.0}  # where a rename is atomic; on S3
 
 
 @dataclass(frozen=True)
@@ -144,29 +197,44 @@ class Holder:
     run: str
     host: str
     process: int
+    processes: str  # which processes the number is one of: containers number their own
+    since: str
 
 
 class Lock:
     """The right to publish, held while LOCK names this run and was refreshed a short while ago."""
 
     def __init__(self, storage: Storage, run: str, lease_seconds: float) -> None:
+        now = datetime.now(timezone.utc)
         self.storage = storage
-        self.holder = Holder(run, socket.gethostname(), os.getpid())
+        self.holder = Holder(
+            run, socket.gethostname(), os.getpid(), _processes(), f"{now:%Y-%m-%d %H:%M:%S} UTC"
+        )
         self.lease_seconds = lease_seconds
         self._refreshed = 0.0
+        self._refreshing = threading.Lock()
         self._stop = threading.Event()
         self._heartbeat = threading.Thread(target=self._keep_refreshing, daemon=True)
 
     def acquire(self) -> str | None:
-        """Take the lock, or raise LockedError; returns the dead run that it was taken over from."""
-        found, age = read_holder(self.storage), self.storage.age(LOCK)
+        """Take the lock, or raise LockedError; tells of the dead run that it was taken over from.
+
+        What is written here stands until release(), which is right to call whatever becomes of it.
+        """
+        taken_over = None
+        age = lock_age(self.storage, self.holder.run)
         if age is not None:
-            self._refuse_if_alive(found, age)
+            with contextlib.suppress(StorageError):
+                taken_over = read_holder(self.storage)
+            self._refuse_if_alive(taken_over, age)
         self._write()
-        time.sleep(0.05)  # Hadoop has no create-if-absent that holds on S3: of two, the last stays
+        time.sleep(SETTLE_SECONDS[self.storage.atomic_rename])
         self.assert_held(ask=True)
         self._heartbeat.start()
-        return found.run if found else None
+        if age is None:
+            return None
+        dead = f"run {taken_over.run}" if taken_over else "a run that LOCK does not name"
+        return f"took over the lock of {dead}, last heard of {age:.0f} s ago"
 
     def assert_held(self, *, ask: bool = False) -> None:
         """Raise LockedError unless the lock is ours for sure; `ask` reads it, the rest is a clock.
@@ -174,36 +242,46 @@ class Lock:
         A run that was paused finds its lease over by the clock and must stop before it touches a
         file: another one may have taken the lock, and published.
         """
-        if ask or time.time() - self._refreshed > self.lease_seconds / 2:
+        # The clock of the day, not a monotonic one: that stands still while a laptop sleeps.
+        if not ask and abs(time.time() - self._refreshed) < self.lease_seconds / 2:
+            return
+        with self._refreshing:  # else this reads what the heartbeat is just writing
             holder = read_holder(self.storage)
             if holder != self.holder:
-                other = f"run {holder.run} on {holder.host}" if holder else "nobody"
+                other = f"run {holder.run} on {holder.host} holds" if holder else "nobody holds"
                 raise LockedError(
-                    f"the lock on {self.storage.root} was taken over: {other} holds it now. "
-                    "This run stops; look at that run's report before you start another"
+                    f"the lock on {self.storage.root} was taken from this run: {other} it now. "
+                    "This run stops; see what became of the other before you start a new one"
                 )
+            self._write()
 
     def release(self) -> None:
-        """Stop refreshing, and delete LOCK if it is still ours."""
+        """Stop refreshing, and delete LOCK if it is still ours; if that fails, it lapses."""
         self._stop.set()
         if self._heartbeat.is_alive():
             self._heartbeat.join()
-        if read_holder(self.storage) == self.holder:
-            self.storage.delete(LOCK)
+        with contextlib.suppress(StorageError):
+            if read_holder(self.storage) == self.holder:
+                self.storage.delete(LOCK)
 
     def _refuse_if_alive(self, holder: Holder | None, age: float) -> None:
         if age > self.lease_seconds or (holder and self._died_here(holder)):
             return
-        who = f"run {holder.run} (process {holder.process} on {holder.host})" if holder else "a run"
+        who = (
+            f"run {holder.run} (process {holder.process} on {holder.host}, since {holder.since})"
+            if holder
+            else "a run that does not give its name"
+        )
         raise LockedError(
-            f"{who} is at work on {self.storage.root}, last heard of {age:.0f} s ago. Wait for it; "
-            f"if it is dead, its lock lapses {self.lease_seconds / 60:g} minutes after that, or "
-            f"delete {self.storage.path(LOCK)}"
+            f"{who} is at work on {self.storage.root}, last heard of {max(age, 0):.0f} s ago. Wait "
+            f"for it; if it is dead, its lock lapses {self.lease_seconds / 60:g} minutes after "
+            f"that, or delete {self.storage.path(LOCK)}"
         )
 
     def _died_here(self, holder: Holder) -> bool:
         """Whether the holder was a process of this host, on its own disk, and is gone."""
-        if not self.storage.root.startswith("file:") or holder.host != self.holder.host:
+        here = (holder.host, holder.processes) == (self.holder.host, self.holder.processes)
+        if not here or not self.storage.root.startswith("file:"):
             return False
         try:
             os.kill(holder.process, 0)
@@ -214,15 +292,16 @@ class Lock:
         return False
 
     def _write(self) -> None:
+        # The lease counts from before the write: others count from when the store has done it.
+        now = time.time()
         self.storage.write(LOCK, json.dumps(asdict(self.holder)))
-        self._refreshed = time.time()
+        self._refreshed = now
 
     def _keep_refreshing(self) -> None:
         while not self._stop.wait(self.lease_seconds / 10):
             # A failed refresh is not the end: the next may succeed, and the lease tells in time.
             with contextlib.suppress(StorageError, LockedError):
                 self.assert_held(ask=True)
-                self._write()
 
 
 def read_holder(storage: Storage) -> Holder | None:
@@ -231,8 +310,30 @@ def read_holder(storage: Storage) -> Holder | None:
         return None
     try:
         return Holder(**json.loads(storage.read(LOCK)))
-    except (StorageError, ValueError, TypeError):
+    except (ValueError, TypeError):
         return None
+
+
+def lock_age(storage: Storage, run: str) -> float | None:
+    """Seconds since LOCK was refreshed; None where there is no lock.
+
+    Both moments are the store's: this machine's clock may be minutes off.
+    """
+    refreshed = storage.written(LOCK)
+    if refreshed is None:
+        return None
+    storage.write(f"{ETL}/{run}/clock", "")
+    now = storage.written(f"{ETL}/{run}/clock")
+    storage.delete(f"{ETL}/{run}")
+    return (now or time.time()) - refreshed
+
+
+def _processes() -> str:
+    """The set of processes that this one's number belongs to; '' where a host has only one."""
+    try:
+        return str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        return ""
 
 
 # ---- Plan, commit, swap -------------------------------------------------------------------------
@@ -248,6 +349,11 @@ class TablePlan:
     name: str
     put: Mapping[str, Sequence[str]]
     remove: Sequence[str]
+
+    @property
+    def files(self) -> set[str]:
+        """All files of the new table, relative to its folder."""
+        return {f"{unit}/{file}".lstrip("/") for unit, files in self.put.items() for file in files}
 
 
 @dataclass(frozen=True)
@@ -273,24 +379,30 @@ def build_table_plan(
 
 def build_plan(storage: Storage, run: str, tables: Sequence[str]) -> Plan:
     """The plan that puts a run's staged tables in the place of the published ones."""
+    staged = {table: storage.files(staged_path(run, table)) for table in tables}
+    for table, files in staged.items():
+        if not files:
+            raise StorageError(
+                f"nothing is staged in {storage.path(staged_path(run, table))}: another process "
+                "has removed it, and an empty table is not published"
+            )
     return Plan(
         run,
         [
             build_table_plan(
-                table,
-                storage.files(f"{ETL}/{run}/{table}"),
-                storage.files(table),
-                atomic_rename=storage.atomic_rename,
+                table, files, storage.files(table), atomic_rename=storage.atomic_rename
             )
-            for table in tables
+            for table, files in staged.items()
         ],
     )
 
 
-def commit(storage: Storage, plan: Plan) -> None:
+def commit(storage: Storage, lock: Lock, plan: Plan) -> None:
     """Write the plan in one atomic step; from here on the new tables are the ones that count."""
     draft, final = f"{ETL}/{plan.run}/plan.draft", plan_path(plan.run)
     storage.write(draft, json.dumps(asdict(plan)))
+    # After the draft: whoever takes the lock over from now on removes it, and the rename fails.
+    lock.assert_held(ask=True)
     try:
         storage.rename(draft, final)
     except StorageError:
@@ -300,26 +412,33 @@ def commit(storage: Storage, plan: Plan) -> None:
 
 def swap(storage: Storage, lock: Lock, plan: Plan) -> None:
     """Put every unit of the plan in place; can be repeated from any point where it broke off."""
-    for table in plan.tables:
-        swap_table(storage, lock, plan.run, table)
+    try:
+        for table in plan.tables:
+            lock.assert_held(ask=True)
+            swap_table(storage, lock, plan.run, table)
+    except StorageError as error:
+        raise StorageError(
+            f"{error}; run {plan.run} is committed: once that is mended, the next run puts the "
+            "rest in place, and so does --recover"
+        ) from None
 
 
 def swap_table(storage: Storage, lock: Lock, run: str, table: TablePlan) -> None:
     """Put one table's units in place and remove those that the new table does not have."""
     published = _by_unit(storage.files(table.name), table)
-    staged = _by_unit(storage.files(f"{ETL}/{run}/{table.name}"), table)
+    staged = _by_unit(storage.files(staged_path(run, table.name)), table)
     for unit, planned in table.put.items():
-        old = published.get(unit, set())
-        steps = build_steps(set(planned), old, staged.get(unit, set()))
+        target = f"{table.name}/{unit}".rstrip("/")
+        steps = build_steps(set(planned), published.get(unit, set()), staged.get(unit, set()))
         if steps is None:
             raise StorageError(
-                f"{storage.path(table.name)}/{unit} cannot be put in place: files that "
-                f"{storage.path(plan_path(run))} names are gone; restore them, or delete "
-                "that plan and run again"
+                f"cannot put {storage.path(target)} in place: files that "
+                f"{storage.path(plan_path(run))} names are gone; restore them, or delete that "
+                "plan and run again"
             )
         for step in steps:
             lock.assert_held()
-            _do(storage, step, run, f"{table.name}/{unit}".rstrip("/"))
+            _do(storage, step, run, target)
     for unit in table.remove:
         lock.assert_held()
         retire(storage, run, f"{table.name}/{unit}")
@@ -338,10 +457,21 @@ def build_steps(planned: set[str], published: set[str], staged: set[str]) -> lis
     if not planned <= published | staged:
         return None
     if not planned & published:
+        # Whatever is at its place goes, even a folder without data: a rename would move into it.
         return [Step("retire"), Step("move")]
     # Where a rename copies file by file it can stop half-way: the rest follows file by file.
     stale = [Step("delete", file) for file in sorted(published - planned)]
     return stale + [Step("move", file) for file in sorted(planned - published)]
+
+
+def _do(storage: Storage, step: Step, run: str, target: str) -> None:
+    path = f"{target}/{step.file}".rstrip("/")
+    if step.verb == "retire":
+        retire(storage, run, target)
+    elif step.verb == "delete":
+        storage.delete(path)
+    else:
+        storage.rename(staged_path(run, path), path)
 
 
 def retire(storage: Storage, run: str, path: str) -> None:
@@ -349,20 +479,36 @@ def retire(storage: Storage, run: str, path: str) -> None:
     if not storage.atomic_rename:
         storage.delete(path)
     elif storage.exists(path):
-        storage.rename(path, f"{ETL}/{run}/retired/{path}")
+        aside = secrets.token_hex(3)  # a swap that is repeated may find something here again
+        storage.rename(path, f"{ETL}/{run}/retired/{aside}/{path}")
+
+
+# ---- After a run that broke off -----------------------------------------------------------------
 
 
 def recover(storage: Storage, lock: Lock) -> list[str]:
-    """Finish every committed swap and drop what dead runs staged; returns the runs finished."""
-    finished = []
+    """Finish every committed swap and drop what dead runs staged; tells of each commit found."""
+    told = []
     for run in storage.folders(ETL):
-        if run not in KEPT and storage.exists(plan_path(run)):
-            swap(storage, lock, read_plan(storage, run))
-            finished.append(run)
-    for run in storage.folders(ETL):
-        if run not in (*KEPT, lock.holder.run):
-            drop_staging(storage, run)
-    return finished
+        if run in (*KEPT, lock.holder.run):
+            continue
+        if storage.exists(plan_path(run)):
+            told.append(finish(storage, lock, read_plan(storage, run)))
+        lock.assert_held()
+        drop_staging(storage, run)
+    return told
+
+
+def finish(storage: Storage, lock: Lock, plan: Plan) -> str:
+    """Finish the swap of a committed run, unless nothing of what it planned is left."""
+    found = (
+        table.files & (storage.files(table.name) | storage.files(staged_path(plan.run, table.name)))
+        for table in plan.tables
+    )
+    if not any(found):  # a later run has replaced it all, and only the plan's removal had failed
+        return f"dropped the plan of run {plan.run}: none of its files is left"
+    swap(storage, lock, plan)
+    return f"finished the swap of run {plan.run}, which had broken off after its commit"
 
 
 def abandon(storage: Storage, run: str) -> str:
@@ -370,14 +516,14 @@ def abandon(storage: Storage, run: str) -> str:
     try:
         if storage.exists(plan_path(run)):
             return (
-                f"run {run} is committed, but not all of it is in place: the next run finishes "
-                "it, and so does --recover; until then a reader can meet old and new side by side"
+                f"run {run} is committed: what is not in place yet the next run puts there, and so "
+                "does --recover; until then a reader can meet old and new side by side"
             )
         drop_staging(storage, run)
     except StorageError as error:
         return (
-            f"run {run} could not clean up ({error}); if it was committed, the next run, or "
-            "--recover, finishes it, else the published tables are as they were"
+            f"run {run} could not clean up ({error}): the next run does, and so does --recover; "
+            "if it was committed they finish it, else the published tables are as they were"
         )
     return "the published tables are as they were: nothing was changed"
 
@@ -390,10 +536,16 @@ def drop_staging(storage: Storage, run: str) -> None:
 
 def keep_latest(storage: Storage, keep: int) -> None:
     """Delete the reports and rejects of all runs but the latest ones."""
-    reports = sorted(storage.files(REPORTS))
-    for report in reports[:-keep]:
-        storage.delete(f"{REPORTS}/{report}")
-        storage.delete(f"{REJECTS}/{report.removesuffix('.json')}")
+    reports = {report.removesuffix(".json") for report in storage.files(REPORTS)}
+    rejects = set(storage.folders(REJECTS))  # a killed run leaves them without a report
+    for run in sorted(reports | rejects)[:-keep]:
+        storage.delete(f"{REPORTS}/{run}.json")
+        storage.delete(f"{REJECTS}/{run}")
+
+
+def staged_path(run: str, table: str) -> str:
+    """Where a run stages a table."""
+    return f"{ETL}/{run}/{table}"
 
 
 def plan_path(run: str) -> str:
@@ -403,25 +555,21 @@ def plan_path(run: str) -> str:
 
 def read_plan(storage: Storage, run: str) -> Plan:
     """The commit record of a run."""
-    plan = json.loads(storage.read(plan_path(run)))
-    return Plan(plan["run"], [TablePlan(**table) for table in plan["tables"]])
+    try:
+        plan = json.loads(storage.read(plan_path(run)))
+        return Plan(plan["run"], [TablePlan(**table) for table in plan["tables"]])
+    except (ValueError, KeyError, TypeError):
+        raise StorageError(
+            f"cannot make sense of {storage.path(plan_path(run))}: it is damaged, or of another "
+            f"version of this job; move what is staged beside it into place, or delete it, and run "
+            "again"
+        ) from None
 
 
 def new_run() -> str:
     """A name for this run that sorts by time."""
     now = datetime.now(timezone.utc)
     return f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
-
-
-def _do(storage: Storage, step: Step, run: str, target: str) -> None:
-    staged = f"{ETL}/{run}/{target}"
-    if step.verb == "retire":
-        retire(storage, run, target)
-    elif step.verb == "delete":
-        storage.delete(f"{target}/{step.file}")
-    else:
-        tail = f"/{step.file}" if step.file else ""
-        storage.rename(f"{staged}{tail}", f"{target}{tail}")
 
 
 def _by_partition(files: set[str]) -> dict[str, list[str]]:
@@ -441,13 +589,3 @@ def _by_unit(files: set[str], table: TablePlan) -> dict[str, set[str]]:
 def _layout(partitions: Mapping[str, Sequence[str]]) -> set[str]:
     """The partition columns, as in {'year/month'}."""
     return {re.sub(r"=[^/]*", "", partition) for partition in partitions}
-
-
-@contextlib.contextmanager
-def _one_line(verb: str, path: str) -> Iterator[None]:
-    try:
-        yield
-    except Py4JError as error:
-        java = getattr(error, "java_exception", None)
-        cause = str(java.toString()) if java else str(error)
-        raise StorageError(f"cannot {verb} {path}: {' '.join(cause.split())}") from None
