@@ -38,7 +38,7 @@ class CommandError(Exception):
 def run(command: Sequence[str], folder: Path, log: Path) -> Cost:
     """Run a command to its end and the end of all it left behind; raise CommandError if it fails.
 
-    Memory is the sum of the resident sets, sampled: pages that forks share count more than once.
+    Memory is the sum of the resident sets, sampled; pages that processes share may count for each.
     The calling process may have no other children: it waits for every one.
     """
     _adopt_orphans()
@@ -96,14 +96,19 @@ def _peak_of(session: int) -> Iterator[list[int]]:
 
 
 def _resident_bytes(session: int) -> int:
-    return sum(
-        _resident_if_in(session, entry) for entry in Path("/proc").iterdir() if entry.name.isdigit()
-    )
+    # Between vfork and exec, which a JVM does for every chmod, a child shows its parent's memory as
+    # its own: what has the same virtual size to the byte is taken for the same memory.
+    resident_by_size = {}
+    for process in Path("/proc").iterdir():
+        fields = _fields(process) if process.name.isdigit() else []
+        if fields and int(fields[3]) == session:
+            resident_by_size[fields[20]] = int(fields[21])
+    return sum(resident_by_size.values()) * PAGE_BYTES
 
 
-def _resident_if_in(session: int, process: Path) -> int:
+def _fields(process: Path) -> list[str]:
+    """What proc(5) describes as stat, from the third field on; none if the process has ended."""
     try:
-        fields = (process / "stat").read_text().rpartition(")")[2].split()
+        return (process / "stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
-        return 0  # it ended in the meantime
-    return int(fields[21]) * PAGE_BYTES if int(fields[3]) == session else 0
+        return []

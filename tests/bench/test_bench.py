@@ -67,6 +67,20 @@ def test_a_cost_holds_the_children_that_outlive_their_parent(tmp_path):
     assert 200_000_000 < cost["peak_bytes"] < 400_000_000
 
 
+def test_memory_that_a_fork_shows_as_its_own_counts_once(tmp_path):
+    script = (
+        "import os, time\n"
+        "ballast = bytearray(200_000_000)\n"
+        "child = os.fork()\n"
+        "time.sleep(0.5)\n"
+        "child and os.waitpid(child, 0)"
+    )
+
+    cost = json.loads(measured([sys.executable, "-c", script], tmp_path).stdout)
+
+    assert 200_000_000 < cost["peak_bytes"] < 300_000_000
+
+
 def test_a_contender_that_fails_says_why(tmp_path):
     result = measured([sys.executable, "-c", "raise SystemExit('no such table')"], tmp_path)
 
