@@ -50,6 +50,8 @@ from sources import (
     build_log_data,
     build_song_data,
     check_account,
+    find_unreadable,
+    input_files,
     is_blank,
     loaded,
     read_log_files,
@@ -202,6 +204,10 @@ def _ascending(*names: str) -> list[Column]:
 # ---- The run: read, stage, check, publish --------------------------------------------------------
 
 
+Reader = Callable[[SparkSession, str], DataFrame]
+Builder = Callable[[DataFrame], DataFrame]
+
+
 @dataclass(frozen=True)
 class Run:
     """What the steps of one run share."""
@@ -264,12 +270,7 @@ def locked(lock: Lock) -> Iterator[None]:
         lock.release()
 
 
-def read_source(
-    run: Run,
-    name: str,
-    read: Callable[[SparkSession, str], DataFrame],
-    build: Callable[[DataFrame], DataFrame],
-) -> DataFrame:
+def read_source(run: Run, name: str, read: Reader, build: Builder) -> DataFrame:
     """A source with the outcome of each record: parsed once, and then read from the staging area.
 
     Its rejected records go to rejects/<run>, whatever becomes of the run. Raises SourceError where
@@ -277,16 +278,11 @@ def read_source(
     """
     path = getattr(run.config, name)
     with run.report.stage(name) as facts:
-        try:
-            files = read(run.spark, path)
-            parsed = build(files)
-            parsed.write.parquet(run.staged_path(name))
-        except (PySparkException, Py4JJavaError) as error:
-            raise SourceError(f"{name}: cannot read {path}: {one_line(error)}") from error
+        files, parsed = stage_source(run, name, path, read, build)
         source = run.spark.read.schema(parsed.schema).parquet(run.staged_path(name))
         outcomes = source.groupBy("outcome").agg(F.count(F.lit(1)), F.sum("repaired")).collect()
         account = build_account({outcome: count for outcome, count, _ in outcomes})
-        account["files"] = len(files._jdf.inputFiles())
+        account["files"] = len(input_files(files))
         facts.append(f"{account['read']:,} records in {account['files']:,} files")
     run.report.sources[name] = account
     run.report.repaired_names += sum(count for outcome, _, count in outcomes if outcome == LOADED)
@@ -298,13 +294,35 @@ def read_source(
     return source
 
 
+def stage_source(
+    run: Run, name: str, path: str, read: Reader, build: Builder
+) -> tuple[DataFrame, DataFrame]:
+    """Parse a source into the staging area; returns its files as text, and what they parse to."""
+    try:
+        files = read(run.spark, path)
+    except PySparkException as error:
+        raise SourceError(f"{name}: cannot read {path}: {one_line(error)}") from error
+    parsed = build(files)
+    try:
+        parsed.write.parquet(run.staged_path(name))
+    except (PySparkException, Py4JJavaError) as error:
+        unreadable = find_unreadable(files)
+        if not unreadable:
+            raise
+        raise SourceError(
+            f"{name}: cannot read {unreadable}: {one_line(error)}; mend or remove it, and run again"
+        ) from error
+    return files, parsed
+
+
 def stage_tables(run: Run, song_data: DataFrame, log_data: DataFrame) -> None:
     """Build all five tables and write each to the staging area."""
     frames = build_tables(song_data, log_data)
     limit = run.config.max_rows_per_file
     for table in run.tables:
         with run.report.stage(table.name):
-            is_large = table is SONGPLAYS and run.report.sources["log_data"]["loaded"] > limit
+            is_fact = table.name == SONGPLAYS.name
+            is_large = is_fact and run.report.sources["log_data"]["loaded"] > limit
             sizes = count_partitions(table, log_data) if is_large else {}
             stage_table(frames[table.name], table, run.staged_path(table.name), sizes, limit)
 

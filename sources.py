@@ -10,7 +10,10 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable, Mapping
 from typing import Any
+from urllib.parse import unquote
 
+from py4j.protocol import Py4JJavaError
+from pyspark.errors import PySparkException
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -62,6 +65,34 @@ def _read_text(spark: SparkSession, path: str, *, wholetext: bool) -> DataFrame:
     return reader.text(path, wholetext=wholetext).select(
         F.col("_metadata.file_path").alias("file"), F.col("value").alias("line")
     )
+
+
+def input_files(frame: DataFrame) -> list[str]:
+    """The paths of the files that a frame reads, in one call into the JVM however many they are."""
+    jvm: Any = frame.sparkSession._jvm
+    joined = jvm.org.apache.hadoop.util.StringUtils.join("\n", frame._jdf.inputFiles())
+    return [unquote(path) for path in str(joined).splitlines()]
+
+
+def find_unreadable(files: DataFrame) -> str:
+    """The first file that cannot be read to its end, by halves; '' where all of them can.
+
+    For a file that breaks off in its middle Spark says what is wrong, but not where.
+    """
+    suspects = input_files(files)
+    while len(suspects) > 1:
+        half = suspects[: len(suspects) // 2]
+        is_readable = _can_be_read(files.sparkSession, half)
+        suspects = suspects[len(half) :] if is_readable else half
+    return "" if _can_be_read(files.sparkSession, suspects) else suspects[0]
+
+
+def _can_be_read(spark: SparkSession, paths: list[str]) -> bool:
+    try:
+        spark.read.text(paths).write.format("noop").mode("overwrite").save()
+    except (PySparkException, Py4JJavaError):
+        return False
+    return True
 
 
 def split_song_files(song_files: DataFrame) -> DataFrame:

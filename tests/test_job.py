@@ -1,0 +1,263 @@
+"""The job end to end on disk: what it publishes, what it reports, and what it refuses."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import etl
+from tests.factories import TS, event, read_lake, read_report, song, write_input
+
+ROOT = Path(etl.__file__).parent
+DAY = 86_400_000
+SONGS = [song(), song(song_id="SO2", artist_id="AR2", title="Second", year=0)]
+EVENTS = [event(), event(ts=TS + 30 * DAY, song="Second"), event(page="Home", userId="")]
+
+
+@pytest.fixture(scope="module")
+def published(spark, tmp_path_factory):
+    """An input folder whose lake was published once; tests only look at it."""
+    folder = tmp_path_factory.mktemp("published")
+    assert etl.main([*write_input(folder, SONGS, [*EVENTS, EVENTS[0], "hello"]), *LENIENT]) == 0
+    return folder
+
+
+LENIENT = ["--max-rejected-percent=50"]
+
+
+def test_every_table_is_published_as_plain_parquet(spark, published):
+    lake = read_lake(spark, published / "lake")
+    assert {name: len(rows) for name, rows in lake.items()} == {
+        "songs": 2,
+        "artists": 2,
+        "users": 1,
+        "time": 2,
+        "songplays": 2,
+    }
+
+
+def test_tables_are_partitioned_as_configured(published):
+    files = (published / "lake").rglob("*.parquet")
+    folders = {str(path.parent.relative_to(published / "lake")) for path in files}
+    assert folders == {
+        "artists",
+        "users",
+        *(f"songs/year={year}" for year in (0, 1999)),
+        *(
+            f"{table}/year=2018/month={month}"
+            for table in ("time", "songplays")
+            for month in (11, 12)
+        ),
+    }
+
+
+def test_nothing_but_reports_and_rejects_stays_in_the_jobs_own_folder(published):
+    assert {path.name for path in (published / "lake" / "_etl").iterdir()} == {"reports", "rejects"}
+    assert not list((published / "lake").rglob("_SUCCESS"))
+
+
+def test_the_report_accounts_for_every_record(published):
+    sources = read_report(published)["sources"]
+    assert sources["song_data"] == {
+        "files": 2,
+        "read": 2,
+        "loaded": 2,
+        "filtered": 0,
+        "duplicate": 0,
+        "rejected": {},
+    }
+    assert sources["log_data"] == {
+        "files": 1,
+        "read": 5,
+        "loaded": 2,
+        "filtered": 1,
+        "duplicate": 1,
+        "rejected": {"not_json": 1},
+    }
+
+
+def test_the_report_tells_rows_files_bytes_and_seconds(published):
+    report = read_report(published)
+    songplays = report["tables"]["songplays"]
+    files = list((published / "lake" / "songplays").rglob("*.parquet"))
+    assert (songplays["rows"], songplays["files"]) == (2, len(files))
+    assert songplays["bytes"] >= sum(path.stat().st_size for path in files)
+    stages = {"session", "song_data", "log_data", "songs", "songplays", "checks", "commit", "swap"}
+    assert stages <= set(report["seconds"])
+    assert report["status"] == "published"
+    assert report["started"] < report["finished"]
+    assert report["matched_plays"] == 2
+
+
+def test_rejects_tell_why_and_where(published):
+    folder = published / "lake" / "_etl" / "rejects" / read_report(published)["run"]
+    (path,) = folder.rglob("*.json")
+    reject = json.loads(path.read_text())
+    assert reject["reason"] == "not_json"
+    assert reject["line"] == '"hello"'
+    assert reject["file"].endswith("2018-11-01-events.json")
+
+
+def test_parquet_holds_timestamps_in_microseconds(spark, published):
+    import duckdb
+
+    kinds = duckdb.sql(
+        f"SELECT DISTINCT logical_type FROM parquet_schema('{published}/lake/time/*/*/*.parquet') "
+        "WHERE name = 'start_time'"
+    ).fetchall()
+    assert "MICROS" in kinds[0][0]
+
+
+def test_a_rerun_changes_no_row(spark, tmp_path):
+    flags = write_input(tmp_path, SONGS, EVENTS)
+    assert etl.main(flags) == 0
+    first = read_lake(spark, tmp_path / "lake")
+    assert etl.main(flags) == 0
+    assert read_lake(spark, tmp_path / "lake") == first
+
+
+def test_partitions_and_rows_that_the_input_no_longer_has_go(spark, tmp_path):
+    assert etl.main(write_input(tmp_path, SONGS, EVENTS)) == 0
+    (tmp_path / "song_data" / "A" / "B" / "TR0001.json").unlink()
+    assert etl.main(write_input(tmp_path, SONGS[:1], EVENTS[:1])) == 0
+    assert not (tmp_path / "lake" / "songplays" / "year=2018" / "month=12").exists()
+    assert not (tmp_path / "lake" / "songs" / "year=0").exists()
+    assert len(read_lake(spark, tmp_path / "lake")["artists"]) == 1
+
+
+def test_songs_can_be_partitioned_by_year_and_artist(spark, tmp_path):
+    flags = write_input(tmp_path, SONGS, EVENTS)
+    assert etl.main([*flags, "--partition-songs=year,artist_id"]) == 0
+    assert (tmp_path / "lake" / "songs" / "year=1999" / "artist_id=AR1").is_dir()
+
+
+def test_a_partition_above_the_limit_is_split_into_files(spark, tmp_path, monkeypatch):
+    monkeypatch.setenv("SPARKIFY_ETL_MAX_ROWS_PER_FILE", "20")
+    events = [event(itemInSession=n, ts=TS + n) for n in range(50)]
+    events += [event(itemInSession=n, ts=TS + 30 * DAY + n) for n in range(10)]
+    assert etl.main(write_input(tmp_path, SONGS, events)) == 0
+    lake = tmp_path / "lake" / "songplays" / "year=2018"
+    assert len(list((lake / "month=11").glob("*.parquet"))) >= 3
+    assert len(list((lake / "month=12").glob("*.parquet"))) == 1
+    assert len(read_lake(spark, tmp_path / "lake")["songplays"]) == 60
+
+
+def test_only_a_partition_above_the_limit_is_spread_and_evenly(spark):
+    months = spark.range(3_000).selectExpr("id AS songplay_id", "2018 AS year", "11 AS month")
+    small = spark.range(100).selectExpr("id AS songplay_id", "2018 AS year", "12 AS month")
+    number = etl.build_file_number(etl.SONGPLAYS, {(2018, 11): 3_000, (2018, 12): 100}, 1_000)
+    sizes = months.union(small).groupBy("month", number.alias("file")).count().collect()
+    assert {(row["month"], row["file"]) for row in sizes} == {*((11, n) for n in range(4)), (12, 0)}
+    assert all(650 < row["count"] < 850 for row in sizes if row["month"] == 11)
+
+
+# What a run refuses, with nothing changed
+
+
+def refused(capsys, flags, code=1):
+    assert etl.main(flags) == code
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("etl.py: error: ")
+    assert "Traceback" not in error
+    return error
+
+
+def test_a_missing_path_is_one_line(spark, tmp_path, capsys):
+    flags = write_input(tmp_path, SONGS, EVENTS)
+    error = refused(capsys, [*flags, "--song-data=/nowhere/at/all"])
+    assert "song_data: cannot read /nowhere/at/all" in error
+
+
+def test_an_empty_folder_is_refused(spark, tmp_path, capsys):
+    flags = write_input(tmp_path, SONGS, EVENTS)
+    (tmp_path / "none").mkdir()
+    assert "holds nothing to load" in refused(capsys, [*flags, f"--log-data={tmp_path / 'none'}"])
+
+
+def test_a_log_without_plays_is_refused_and_the_old_tables_stay(spark, tmp_path, capsys):
+    assert etl.main(write_input(tmp_path, SONGS, EVENTS)) == 0
+    before = read_lake(spark, tmp_path / "lake")
+    assert "nothing to load" in refused(capsys, write_input(tmp_path, SONGS, EVENTS[2:]))
+    assert read_lake(spark, tmp_path / "lake") == before
+
+
+def test_a_truncated_gz_fails_the_run_and_names_the_file(spark, tmp_path, capsys):
+    flags = write_input(tmp_path, SONGS, EVENTS)
+    packed = gzip.compress(("\n".join(map(json.dumps, EVENTS)) * 500).encode())
+    (tmp_path / "log_data" / "cut.json.gz").write_bytes(packed[: len(packed) // 2])
+    assert "cut.json.gz" in refused(capsys, flags)
+    assert not (tmp_path / "lake" / "songplays").exists()
+
+
+def test_a_plain_file_named_gz_fails_the_run_and_names_the_file(spark, tmp_path, capsys):
+    flags = write_input(tmp_path, SONGS, EVENTS)
+    (tmp_path / "log_data" / "plain.json.gz").write_text(json.dumps(event()) + "\n")
+    assert "plain.json.gz" in refused(capsys, flags)
+
+
+def test_too_many_rejects_fail_the_run_but_are_kept(spark, tmp_path, capsys):
+    error = refused(capsys, write_input(tmp_path, SONGS, [*EVENTS, "hello"]))
+    assert "1 of 4 records are rejected (1 not_json), more than 1 %" in error
+    assert list((tmp_path / "lake" / "_etl" / "rejects").rglob("*.json"))
+    assert read_report(tmp_path)["status"] == "failed"
+
+
+def test_a_level_that_is_neither_free_nor_paid_fails_the_checks(spark, tmp_path, capsys):
+    error = refused(capsys, write_input(tmp_path, SONGS, [event(level="gold")]))
+    assert "users: the rule 'level is free or paid' fails for 1 rows" in error
+    assert "songplays: the rule 'level is free or paid' fails for 1 rows" in error
+    assert not (tmp_path / "lake" / "users").exists()
+
+
+def test_a_shrinking_table_is_published_with_a_warning(spark, tmp_path, capsys):
+    many = [event(itemInSession=n, ts=TS + n) for n in range(10)]
+    assert etl.main(write_input(tmp_path, SONGS, many)) == 0
+    assert etl.main(write_input(tmp_path, SONGS, [event(song="Other", ts=TS + 10)])) == 0
+    warnings = read_report(tmp_path)["warnings"]
+    assert "songplays shrank from 10 to 1 rows" in warnings
+    assert "plays with a song fell from 100.0 to 0.0 %" in warnings
+
+
+def test_a_bad_setting_is_a_usage_error(capsys):
+    assert "expected a number from 0 to 100" in refused(capsys, ["--max-rejected-percent=x"], 2)
+
+
+def test_an_unknown_flag_is_a_usage_error():
+    with pytest.raises(SystemExit) as raised:
+        etl.main(["--nonsense"])
+    assert raised.value.code == 2
+
+
+def test_a_process_of_its_own_in_another_zone_publishes_the_same(spark, tmp_path):
+    flags = write_input(tmp_path, SONGS, EVENTS)
+    assert etl.main(flags) == 0
+    here = read_lake(spark, tmp_path / "lake")
+    environment = {
+        **os.environ,
+        "TZ": "Asia/Tokyo",
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
+    command = [
+        "spark-submit",
+        "--conf",
+        "spark.sql.session.timeZone=Asia/Tokyo",
+        "--conf",
+        "spark.ui.enabled=false",
+    ]
+    finished = subprocess.run(
+        [*command, str(ROOT / "etl.py"), *flags],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert finished.returncode == 0, finished.stderr[-2000:]
+    assert "songplays" in finished.stdout
+    assert read_lake(spark, tmp_path / "lake") == here
