@@ -269,8 +269,9 @@ class EmrEmulator:
     # The server.
 
     def __enter__(self) -> EmrEmulator:
-        os.environ["MOTO_IAM_LOAD_MANAGED_POLICIES"] = "true"
+        os.environ["MOTO_EC2_LOAD_DEFAULT_AMIS"] = "false"  # a second for each test, for nothing
         moto_api_backend.reset()
+        add_managed_policies()
         self.server = make_server("127.0.0.1", 0, self, threaded=True, request_handler=QuietHandler)
         self.thread = threading.Thread(target=self.server.serve_forever, daemon=True)
         self.thread.start()
@@ -743,6 +744,21 @@ class QuietHandler(MotoRequestHandler):
 
     def log_request(self, *_: object) -> None:
         """Say nothing."""
+
+
+def add_managed_policies() -> None:
+    """Give moto AWS's own policies that the scripts name; all of them take a second to load."""
+    from moto.iam.models import AWSManagedPolicy, iam_backends  # moto loads its parts on demand
+
+    known = iam_backends[DEFAULT_ACCOUNT_ID]["aws"].managed_policies
+    policy = AWSManagedPolicy(
+        "AmazonEMRServicePolicy_v2",
+        account_id=DEFAULT_ACCOUNT_ID,
+        region="us-east-1",
+        path="/service-role/",
+        document=json.dumps({"Version": "2012-10-17", "Statement": []}),
+    )
+    known[policy.arn] = policy
 
 
 def invalid(message: str) -> Fault:
