@@ -20,7 +20,10 @@ DL_CFG = Path(__file__).with_name("dl.cfg")
 KEYS_CFG = Path(__file__).with_name("keys.cfg")
 
 # What etl.py imports of this project: all of it goes to the cluster, and nothing else does.
-ETL_MODULES = ("checks.py", "configs.py", "publishing.py", "report.py", "sources.py", "tables.py")
+ETL_MODULES = (
+    *("checks.py", "configs.py", "publishing.py", "report.py"),
+    *("sources.py", "storage.py", "tables.py"),
+)
 
 # Of dl.cfg.
 SECTIONS = (

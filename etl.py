@@ -41,7 +41,7 @@ from checks import (
     find_shrinkage,
 )
 from configs import DL_CFG, ConfigError, EtlConfig, load_etl_config
-from publishing import ETL, REJECTS, REPORTS, Lock, LockedError, Storage, StorageError
+from publishing import ETL, REJECTS, REPORTS, Lock, LockedError
 from report import Report, now, render, tell
 from sources import (
     LOADED,
@@ -58,6 +58,7 @@ from sources import (
     read_song_files,
     rejected,
 )
+from storage import Storage, StorageError, open_storage
 from tables import (
     ARTISTS,
     SONGPLAYS,
@@ -236,7 +237,7 @@ class Run:
 def run_job(spark: SparkSession, config: EtlConfig, report: Report) -> None:
     """Publish all five tables from what the sources hold now, or raise with nothing changed."""
     set_what_results_depend_on(spark)
-    storage = Storage(spark, config.output)
+    storage = open_storage(spark, config.output)
     lock = Lock(storage, report.run, config.lock_minutes * 60)
     run = Run(spark, config, storage, lock, report)
     with locked(lock):
@@ -461,8 +462,11 @@ def create_session() -> SparkSession:
     """The session; what a laptop needs is set only where no spark-submit has said otherwise."""
     builder = SparkSession.builder.appName("sparkify-etl")
     if "PYSPARK_GATEWAY_PORT" not in os.environ:
+        os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
+        logging = Path(__file__).with_name("log4j2.properties").as_uri()
         builder = (
-            builder.config("spark.ui.enabled", False)
+            builder.config("spark.driver.extraJavaOptions", f"-Dlog4j2.configurationFile={logging}")
+            .config("spark.ui.enabled", False)
             .config("spark.driver.host", "127.0.0.1")
             .config("spark.driver.bindAddress", "127.0.0.1")
             .config("spark.ui.showConsoleProgress", sys.stderr.isatty())
@@ -510,6 +514,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         "--max-rejected-percent", metavar="N", help="fail above this share of rejects"
     )
     parser.add_argument("--partition-songs", metavar="COLUMNS", help="year, or year,artist_id")
+    parser.add_argument(
+        "--show", type=int, default=0, metavar="N", help="print the first N rows of each table"
+    )
     parser.add_argument("--recover", action="store_true", help="only finish a swap that broke off")
     return parser.parse_args(argv)
 
@@ -563,6 +570,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             run_job(spark, config, report)
             print(render(report))
+            show_tables(spark, config, arguments.show)
     except LockedError as error:
         return fail(error, 3)
     except EXPECTED as error:
@@ -575,6 +583,15 @@ def recover(spark: SparkSession, config: EtlConfig, report: Report) -> None:
     set_what_results_depend_on(spark)
     with locked(Lock(Storage(spark, config.output), report.run, config.lock_minutes * 60)):
         tell("nothing is left unfinished")
+
+
+def show_tables(spark: SparkSession, config: EtlConfig, rows: int) -> None:
+    """Print the first rows of each published table."""
+    storage = open_storage(spark, config.output)
+    for table in TABLES if rows else ():
+        print(f"\n{table.name}: {storage.path(table.name)}")
+        published = spark.read.schema(table.schema).parquet(storage.path(table.name))
+        published.orderBy(*table.sort_by).show(rows, truncate=24)
 
 
 def fail(error: BaseException, code: int) -> int:

@@ -2,8 +2,9 @@
 
 A run stages its tables under <output>/_etl/<run>/, writes one small plan.json there (the commit),
 and then swaps the staged tables in. What was interrupted before the commit changed nothing; what
-was interrupted after it is repeated from the plan until it is done. All of it uses Hadoop's
-FileSystem, so that local disk, HDFS and S3 are served by the same code.
+was interrupted after it is repeated from the plan until it is done. What a store has to be able
+
+to do for that stands in storage.py: local disk, HDFS and S3 are served by the same code.
 """
 
 from __future__ import annotations
@@ -16,17 +17,12 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from py4j.protocol import Py4JError
-
-if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
+from storage import Storage, StorageError
 
 ETL = "_etl"  # hidden from every reader: engines pass over names that begin with an underscore
 LOCK = f"{ETL}/LOCK"
@@ -34,153 +30,9 @@ REPORTS = f"{ETL}/reports"
 REJECTS = f"{ETL}/rejects"
 KEPT = ("reports", "rejects")  # the folders in _etl that are no run's staging area
 
-# Stores where renaming a folder is one atomic step. S3 copies and deletes, object by object.
-ATOMIC_RENAME = ("file", "hdfs", "viewfs")
-
-
-class StorageError(Exception):
-    """One file operation failed: which, where and why, in one line."""
-
 
 class LockedError(Exception):
     """Another run is at work on this output, or has taken this run's lock over."""
-
-
-class Storage:
-    """The files of one lake; paths are relative to its root and use forward slashes."""
-
-    def __init__(self, spark: SparkSession, root: str) -> None:
-        # PySpark has no public door to Hadoop's files.
-        self._jvm: Any = spark._jvm
-        context: Any = spark.sparkContext._jsc
-        self._changes = ThreadPoolExecutor(1)
-        self.root = root.rstrip("/") + "/"  # Hadoop takes s3://bucket for the user's home in it
-        with _one_line("open", root):
-            path = self._path("")
-            self._filesystem = path.getFileSystem(context.hadoopConfiguration())
-            self.root = str(self._filesystem.makeQualified(path).toString())
-            self.atomic_rename = str(self._filesystem.getUri().getScheme()) in ATOMIC_RENAME
-
-    def path(self, relative: str) -> str:
-        """The full path of a file or folder, as Spark reads and writes it."""
-        return f"{self.root.rstrip('/')}/{relative}" if relative else self.root
-
-    def exists(self, relative: str) -> bool:
-        """Whether a file or a folder is there."""
-        with _one_line("look up", self.path(relative)):
-            return bool(self._filesystem.exists(self._path(relative)))
-
-    def files(self, relative: str) -> set[str]:
-        """The data files below a folder, relative to it; none where there is no such folder."""
-        if not self.exists(relative):
-            return set()
-        with _one_line("list", self.path(relative)):
-            # Two calls into the JVM however many files there are, and on S3 one request a thousand.
-            listing = self._filesystem.listFiles(self._path(relative), True)
-            statuses = self._jvm.org.apache.hadoop.util.functional.RemoteIterators.toList(listing)
-            paths = re.findall(r"\{path=(.*?); isDirectory=", str(statuses.toString()))
-        start = len(self.path(relative))
-        return {path[start + 1 :] for path in paths if not re.search(r"/[._]", path[start:])}
-
-    def folders(self, relative: str) -> list[str]:
-        """The names of the folders directly in a folder, in order."""
-        if not self.exists(relative):
-            return []
-        with _one_line("list", self.path(relative)):
-            statuses = self._filesystem.listStatus(self._path(relative))
-            return sorted(str(s.getPath().getName()) for s in statuses if s.isDirectory())
-
-    def size(self, relative: str) -> int:
-        """The bytes of everything in a folder."""
-        with _one_line("measure", self.path(relative)):
-            return int(self._filesystem.getContentSummary(self._path(relative)).getLength())
-
-    def written(self, relative: str) -> float | None:
-        """When a file was written, in seconds by the store's clock; None where there is none."""
-        if not self.exists(relative):
-            return None
-        with _one_line("look up", self.path(relative)):
-            status = self._filesystem.getFileStatus(self._path(relative))
-            return float(status.getModificationTime()) / 1000
-
-    def read(self, relative: str) -> str:
-        """A small text file."""
-        with _one_line("read", self.path(relative)):
-            stream = self._filesystem.open(self._path(relative))
-            with contextlib.closing(stream):
-                return str(self._jvm.org.apache.commons.io.IOUtils.toString(stream, "UTF-8"))
-
-    def write(self, relative: str, content: str) -> None:
-        """Write or replace a small text file."""
-
-        def write() -> None:
-            stream = self._filesystem.create(self._path(relative), True)
-            with contextlib.closing(stream):
-                stream.write(bytearray(content.encode()))
-
-        self._change(f"write {self.path(relative)}", write)
-
-    def rename(self, source: str, target: str) -> None:
-        """Move a file or a folder to where nothing is yet, making the folders above it."""
-        move = self._move_on_disk if self.root.startswith("file:") else self._move
-        what = f"move {self.path(source)} to {self.path(target)}"
-        self._change(what, lambda: move(source, target))
-
-    def delete(self, relative: str) -> None:
-        """Remove a file, or a folder with all in it; nothing there is fine."""
-
-        def delete() -> None:
-            # A local disk tells of its failure by nothing but a false answer.
-            path = self._path(relative)
-            if not self._filesystem.delete(path, True) and self._filesystem.exists(path):
-                raise OSError(NOT_ALLOWED)
-
-        self._change(f"delete {self.path(relative)}", delete)
-
-    def _change(self, what: str, change: Callable[[], None]) -> None:
-        """Change files in a thread apart: an interrupt of this one does not break a change off.
-
-        A later change waits for it, so that the lock is not released while the JVM moves files on.
-        """
-        with _one_line(what):
-            if threading.current_thread() is threading.main_thread():
-                self._changes.submit(change).result()
-            else:
-                change()
-
-    def _move(self, source: str, target: str) -> None:
-        self._filesystem.mkdirs(self._path(target).getParent())
-        if self.atomic_rename and self._filesystem.exists(self._path(target)):
-            raise FileExistsError(f"{self.path(target)} exists")  # HDFS would move it into that
-        if not self._filesystem.rename(self._path(source), self._path(target)):
-            raise OSError(NOT_ALLOWED)
-
-    def _move_on_disk(self, source: str, target: str) -> None:
-        # Where Hadoop cannot rename on a local disk it copies, file by file: that is not one step.
-        origin, goal = (Path(self.path(name).removeprefix("file:")) for name in (source, target))
-        goal.parent.mkdir(parents=True, exist_ok=True)
-        origin.rename(goal)
-
-    def _path(self, relative: str) -> Any:  # noqa: ANN401 (a Java object)
-        return self._jvm.org.apache.hadoop.fs.Path(self.path(relative))
-
-
-NOT_ALLOWED = "the file system refused; check that this user may write to the folders above"
-
-
-@contextlib.contextmanager
-def _one_line(*doing: str) -> Iterator[None]:
-    try:
-        yield
-    except (Py4JError, OSError) as error:
-        raise StorageError(f"cannot {' '.join(doing)}: {_cause(error)}") from None
-
-
-def _cause(error: Py4JError | OSError) -> str:
-    if isinstance(error, OSError) and not isinstance(error, ConnectionError):
-        return error.strerror or str(error)
-    java = getattr(error, "java_exception", None)
-    return " ".join(str(java.toString()).split()) if java else "Spark's JVM has ended"
 
 
 # ---- The lock: one run at a time ----------------------------------------------------------------

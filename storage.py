@@ -1,0 +1,255 @@
+"""The few things that publishing does with files, on any store that Spark can write to.
+
+S3, HDFS and the rest are reached through Hadoop's FileSystem, as Spark does itself. A local disk is
+reached from here: Hadoop's class for it starts a process for every file that it lists, and where it
+cannot rename a folder it copies it file by file, so that its rename is not one step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from py4j.protocol import Py4JError
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+# Stores where renaming a folder is one atomic step. S3 copies and deletes, object by object.
+ATOMIC_RENAME = ("file", "hdfs", "viewfs")
+NOT_ALLOWED = "the file system refused; check that this user may write to the folders above"
+
+
+class StorageError(Exception):
+    """One file operation failed: which, where and why, in one line."""
+
+
+def open_storage(spark: SparkSession, root: str) -> Storage:
+    """The files of the lake at a path or URI."""
+    storage = Storage(spark, root)
+    return Disk(storage.root) if storage.root.startswith("file:") else storage
+
+
+class Storage:
+    """The files of one lake; paths are relative to its root and use forward slashes."""
+
+    def __init__(self, spark: SparkSession, root: str) -> None:
+        # PySpark has no public door to Hadoop's files. A class is looked up once: each part of its
+        # name is a question to the JVM that takes longer than most of what is done with it.
+        jvm: Any = spark._jvm
+        context: Any = spark.sparkContext._jsc
+        self._new_path = jvm.org.apache.hadoop.fs.Path
+        self._to_list = jvm.org.apache.hadoop.util.functional.RemoteIterators.toList
+        self._to_text = jvm.org.apache.commons.io.IOUtils.toString
+        self._changes = ThreadPoolExecutor(1)
+        self.root = root.rstrip("/") + "/"  # Hadoop takes s3://bucket for the user's home in it
+        with _one_line("open", root):
+            path = self._path("")
+            self._filesystem = path.getFileSystem(context.hadoopConfiguration())
+            self.root = str(self._filesystem.makeQualified(path).toString())
+            self.atomic_rename = str(self._filesystem.getUri().getScheme()) in ATOMIC_RENAME
+
+    def path(self, relative: str) -> str:
+        """The full path of a file or folder, as Spark reads and writes it."""
+        return f"{self.root.rstrip('/')}/{relative}" if relative else self.root
+
+    def exists(self, relative: str) -> bool:
+        """Whether a file or a folder is there."""
+        with _one_line("look up", self.path(relative)):
+            return bool(self._filesystem.exists(self._path(relative)))
+
+    def files(self, relative: str) -> set[str]:
+        """The data files below a folder, relative to it; none where there is no such folder."""
+        if not self.exists(relative):
+            return set()
+        with _one_line("list", self.path(relative)):
+            # A few calls into the JVM however many files there are; on S3 one request a thousand.
+            listing = self._filesystem.listFiles(self._path(relative), True)
+            statuses = str(self._to_list(listing).toString())
+        paths = re.findall(r"\{path=(.*?); isDirectory=", statuses)
+        start = len(self.path(relative))
+        return {path[start + 1 :] for path in paths if not re.search(r"/[._]", path[start:])}
+
+    def folders(self, relative: str) -> list[str]:
+        """The names of the folders directly in a folder, in order."""
+        if not self.exists(relative):
+            return []
+        with _one_line("list", self.path(relative)):
+            statuses = self._filesystem.listStatus(self._path(relative))
+            return sorted(str(s.getPath().getName()) for s in statuses if s.isDirectory())
+
+    def size(self, relative: str) -> int:
+        """The bytes of everything in a folder."""
+        with _one_line("measure", self.path(relative)):
+            return int(self._filesystem.getContentSummary(self._path(relative)).getLength())
+
+    def written(self, relative: str) -> float | None:
+        """When a file was written, in seconds by the store's clock; None where there is none."""
+        if not self.exists(relative):
+            return None
+        with _one_line("look up", self.path(relative)):
+            status = self._filesystem.getFileStatus(self._path(relative))
+            return float(status.getModificationTime()) / 1000
+
+    def read(self, relative: str) -> str:
+        """A small text file."""
+        with _one_line("read", self.path(relative)):
+            stream = self._filesystem.open(self._path(relative))
+            with contextlib.closing(stream):
+                return str(self._to_text(stream, "UTF-8"))
+
+    def write(self, relative: str, content: str) -> None:
+        """Write or replace a small text file, making the folders above it."""
+
+        def write() -> None:
+            stream = self._filesystem.create(self._path(relative), True)
+            with contextlib.closing(stream):
+                stream.write(bytearray(content.encode()))
+
+        with _one_line("write", self.path(relative)):
+            self._change(write)
+
+    def rename(self, source: str, target: str) -> None:
+        """Move a file or a folder to where nothing is yet, making the folders above it."""
+
+        def rename() -> None:
+            self._filesystem.mkdirs(self._path(target).getParent())
+            if self.atomic_rename and self._filesystem.exists(self._path(target)):
+                raise OSError("something is there already")  # HDFS would move it into that
+            if not self._filesystem.rename(self._path(source), self._path(target)):
+                raise OSError(NOT_ALLOWED)
+
+        with _one_line("move", self.path(source), "to", self.path(target)):
+            self._change(rename)
+
+    def delete(self, relative: str) -> None:
+        """Remove a file, or a folder with all in it; nothing there is fine."""
+
+        def delete() -> None:
+            # Some file systems tell of a failure by nothing but a false answer.
+            path = self._path(relative)
+            if not self._filesystem.delete(path, True) and self._filesystem.exists(path):
+                raise OSError(NOT_ALLOWED)
+
+        with _one_line("delete", self.path(relative)):
+            self._change(delete)
+
+    def _change(self, change: Callable[[], None]) -> None:
+        """Change files in a thread apart: an interrupt of this one does not break a change off.
+
+        A later change waits for it, so that the lock is not released while the JVM moves files on.
+        """
+        if threading.current_thread() is threading.main_thread():
+            self._changes.submit(change).result()
+        else:
+            change()
+
+    def _path(self, relative: str) -> Any:  # noqa: ANN401 (a Java object)
+        return self._new_path(self.path(relative))
+
+
+class Disk(Storage):
+    """The files of a lake on this machine."""
+
+    atomic_rename = True
+
+    def __init__(self, root: str) -> None:
+        self.root = root  # as in file:/home/me/lake
+
+    def exists(self, relative: str) -> bool:
+        """Whether a file or a folder is there."""
+        return self._local(relative).exists()
+
+    def files(self, relative: str) -> set[str]:
+        """The data files below a folder, relative to it; none where there is no such folder."""
+        start, found = self._local(relative), set()
+        with _one_line("list", self.path(relative)):
+            for folder, names, files in os.walk(start, onerror=_raise, followlinks=True):
+                names[:] = filter(_is_data, names)
+                below = Path(folder).relative_to(start)
+                found |= {(below / file).as_posix() for file in filter(_is_data, files)}
+        return found
+
+    def folders(self, relative: str) -> list[str]:
+        """The names of the folders directly in a folder, in order."""
+        if not self.exists(relative):
+            return []
+        with _one_line("list", self.path(relative)):
+            return sorted(path.name for path in self._local(relative).iterdir() if path.is_dir())
+
+    def size(self, relative: str) -> int:
+        """The bytes of the data files in a folder."""
+        files = self.files(relative)
+        with _one_line("measure", self.path(relative)):
+            return sum((self._local(relative) / file).stat().st_size for file in files)
+
+    def written(self, relative: str) -> float | None:
+        """When a file was written, in seconds by the disk's clock; None where there is none."""
+        with _one_line("look up", self.path(relative)):
+            try:
+                return self._local(relative).stat().st_mtime
+            except FileNotFoundError:
+                return None
+
+    def read(self, relative: str) -> str:
+        """A small text file."""
+        with _one_line("read", self.path(relative)):
+            return self._local(relative).read_text(encoding="utf-8")
+
+    def write(self, relative: str, content: str) -> None:
+        """Write or replace a small text file in one step, making the folders above it."""
+        path = self._local(relative)
+        draft = path.with_name(f".{path.name}.draft")
+        with _one_line("write", self.path(relative)):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            draft.write_text(content, encoding="utf-8")
+            draft.replace(path)
+
+    def rename(self, source: str, target: str) -> None:
+        """Move a file or a folder to where nothing is yet, making the folders above it."""
+        with _one_line("move", self.path(source), "to", self.path(target)):
+            self._local(target).parent.mkdir(parents=True, exist_ok=True)
+            self._local(source).rename(self._local(target))
+
+    def delete(self, relative: str) -> None:
+        """Remove a file, or a folder with all in it; nothing there is fine."""
+        path = self._local(relative)
+        with _one_line("delete", self.path(relative)):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+
+    def _local(self, relative: str) -> Path:
+        return Path(self.path(relative).replace("file:", "", 1))
+
+
+@contextlib.contextmanager
+def _one_line(*doing: str) -> Iterator[None]:
+    try:
+        yield
+    except (Py4JError, OSError) as error:
+        raise StorageError(f"cannot {' '.join(doing)}: {_cause(error)}") from None
+
+
+def _cause(error: Py4JError | OSError) -> str:
+    if isinstance(error, OSError) and not isinstance(error, ConnectionError):
+        return error.strerror or str(error)
+    java = getattr(error, "java_exception", None)
+    return " ".join(str(java.toString()).split()) if java else "Spark's JVM has ended"
+
+
+def _is_data(name: str) -> bool:
+    return not name.startswith((".", "_"))
+
+
+def _raise(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error
