@@ -1,0 +1,47 @@
+# `make demo` and `make test` do all of their own set-up; `make help` lists the rest.
+
+VENV := .venv
+BIN := $(VENV)/bin
+# Every command sees this project's Python first, and a Java that Spark can run on.
+RUN = JAVA_HOME="$$(sh setup-java.sh)" && export JAVA_HOME PATH="$(CURDIR)/$(BIN):$$PATH" &&
+SCALE ?= small
+
+.DEFAULT_GOAL := help
+.PHONY: help demo demo-aws test check lint bench notebook zip clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
+
+demo: $(VENV)/.ready ## run the job on the sample data and show the tables it makes
+	@sh data/unpack-local.sh
+	@$(RUN) python etl.py --show 3 && python report_page.py
+
+demo-aws: $(VENV)/.ready-dev ## tour of the four AWS scripts on an emulated AWS: no account, no cost
+	@$(RUN) python -m tests.demo_aws
+
+test: $(VENV)/.ready-dev ## run all tests
+	@$(RUN) python -m pytest
+
+lint: $(VENV)/.ready-dev ## check format, style and types
+	@$(RUN) ruff format --check . && ruff check . && mypy
+
+check: lint test ## all that decides whether a change may land
+
+bench: $(VENV)/.ready-dev ## time the job beside others: make bench SCALE=small|medium|large
+	@$(RUN) python tests/bench/bench.py --scale $(SCALE) --runs 3
+
+notebook: $(VENV)/.ready-dev ## open the notebooks on the lake that make demo made
+	@$(RUN) jupyter lab exploration
+
+zip: ## pack the project, without keys, environment and output, as dist/sparkify-data-lake.zip
+	@mkdir -p dist && python3 tests/make_zip.py dist/sparkify-data-lake.zip
+
+clean: ## remove all that running the project has made, but for the environment
+	rm -rf output data/song_data data/log_data dist bench-results .cache spark-warehouse
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+$(VENV)/.ready: requirements.txt setup-venv.sh
+	@sh setup-venv.sh $(VENV) requirements.txt && touch $@
+
+$(VENV)/.ready-dev: requirements-dev.txt $(VENV)/.ready
+	@sh setup-venv.sh $(VENV) requirements-dev.txt && touch $@
