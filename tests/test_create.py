@@ -1,0 +1,717 @@
+"""iac_create.py against the emulated account: what it makes, refuses, waits for and says."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from botocore.exceptions import EndpointConnectionError, ReadTimeoutError
+
+import aws
+import aws_prices
+import aws_requests
+import iac_create
+from configs import load_emr_config
+from tests.aws_fixtures import *  # noqa: F403 (fixtures)
+from tests.aws_fixtures import BUCKET, REGION
+from tests.emr_emulator import ClusterPlan
+
+SCRIPT = Path(iac_create.__file__)
+PRICE = (
+    "price per hour: at most $0.72 for 3 nodes, EC2 and EMR without disks and traffic;"
+    " idle for 60 min it ends itself, which costs at most $0.72\n"
+)
+
+
+@pytest.fixture
+def create(run):
+    def run_create(*arguments):
+        return run(iac_create.main, *arguments)
+
+    return run_create
+
+
+def only_cluster(emulator):
+    (cluster,) = emulator.clusters.values()
+    return cluster
+
+
+# Finding and creating.
+
+
+def test_a_new_cluster_is_asked_for_waited_for_and_its_id_is_the_result(account, create):
+    outcome = create()
+
+    cluster = only_cluster(account)
+    assert (outcome.code, outcome.out) == (0, f"{cluster.id}\n")
+    assert outcome.err == (
+        "made security configuration sparkify-imdsv2\n"
+        + PRICE
+        + f"asked for sparkify: {cluster.id}\n"
+        f"{cluster.id}: STARTING 0 s\n{cluster.id}: BOOTSTRAPPING 0 s\n{cluster.id}: WAITING 0 s\n"
+    )
+
+
+def test_what_is_asked_for_is_the_request_that_dry_run_prints(account, create, config):
+    create()
+
+    expected = aws_requests.build_cluster_request(load_emr_config(config))
+    assert only_cluster(account).request == expected
+    assert json.loads(create("--dry-run").out) == expected
+
+
+def test_nodes_answer_metadata_requests_by_imdsv2_only(account, create):
+    create()
+
+    assert json.loads(account.security_configurations["sparkify-imdsv2"]) == {
+        "InstanceMetadataServiceConfiguration": {
+            "MinimumInstanceMetadataServiceVersion": 2,
+            "HttpPutResponseHopLimit": 1,
+        }
+    }
+    assert only_cluster(account).request["SecurityConfiguration"] == "sparkify-imdsv2"
+
+
+def test_an_existing_security_configuration_is_taken_as_it_is(account, create):
+    account.security_configurations["sparkify-imdsv2"] = "{}"
+
+    outcome = create()
+
+    assert "made security configuration" not in outcome.err
+    assert account.security_configurations == {"sparkify-imdsv2": "{}"}
+
+
+def test_the_cluster_that_is_there_is_found_and_no_second_one_asked_for(account, create):
+    first = create().out
+
+    outcome = create()
+
+    assert (outcome.code, outcome.out) == (0, first)
+    assert outcome.err.startswith(f"sparkify is there: {first.strip()}, WAITING\n")
+    assert account.operations().count("RunJobFlow") == 1
+
+
+def test_a_cluster_that_still_starts_is_found_and_waited_for(account, create):
+    account.next_cluster = ClusterPlan(starting=9)
+    create("--no-wait")
+
+    outcome = create()
+
+    assert outcome.code == 0
+    assert "WAITING" in outcome.err
+    assert len(account.clusters) == 1
+
+
+def test_a_cluster_on_a_later_page_is_found(account, create, monkeypatch):
+    monkeypatch.setattr("tests.emr_emulator.PAGE", 2)
+    for number in range(3):
+        create("--no-wait", "--cluster-name", f"other-{number}")
+    wanted = create("--no-wait").out
+
+    assert create("--no-wait").out == wanted
+    assert len(account.clusters) == 4
+
+
+def test_a_cluster_of_the_name_without_the_projects_tag_is_somebody_elses(account, create):
+    create("--no-wait")
+    only_cluster(account).request["Tags"] = []
+
+    create("--no-wait")
+
+    assert len(account.clusters) == 2
+
+
+def test_an_ended_or_ending_cluster_is_not_taken(account, create, session):
+    create()
+    session.client("emr").terminate_job_flows(JobFlowIds=list(account.clusters))
+
+    create("--no-wait")
+
+    assert len(account.clusters) == 2
+
+
+def test_two_clusters_are_an_error_that_lists_them(account, create):
+    create()
+    request = only_cluster(account).request
+    request["Name"] = "hidden"
+    create()
+    request["Name"] = "sparkify"
+
+    outcome = create()
+
+    ids = ", ".join(account.clusters)
+    assert (outcome.code, outcome.out) == (1, "")
+    assert outcome.err == (
+        f"iac_create.py: error: 2 active clusters are named sparkify: {ids};"
+        " end all but one with iac_terminate.py --cluster-id\n"
+    )
+
+
+def test_no_wait_asks_and_does_not_look_again(account, create):
+    outcome = create("--no-wait")
+
+    assert outcome.code == 0
+    assert "STARTING" not in outcome.err
+    assert account.operations()[-1] == "RunJobFlow"
+
+
+def test_a_cluster_in_another_region_is_another_cluster(account, create, session):
+    create()
+
+    outcome = create("--region", "eu-west-1", "--no-wait")
+
+    assert outcome.code == 1
+    assert f"bucket {BUCKET} is in us-west-2, not in eu-west-1: use a bucket there" in outcome.err
+
+
+# Dry run and flags.
+
+
+def test_dry_run_needs_no_credentials_and_asks_nothing(emulator, create, monkeypatch):
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+
+    outcome = create("--dry-run", "--create-bucket", "--create-roles")
+
+    assert (outcome.code, outcome.err) == (0, "")
+    assert json.loads(outcome.out)["Name"] == "sparkify"
+    assert emulator.requests == []
+
+
+def test_every_setting_of_the_cluster_has_a_flag_that_beats_dl_cfg(create):
+    request = json.loads(create("--dry-run", "--core-count", "7", "--key-pair", "mine").out)
+
+    assert request["Instances"]["InstanceFleets"][1]["TargetOnDemandCapacity"] == 7
+    assert request["Instances"]["Ec2KeyName"] == "mine"
+    help_text = create("--help").out
+    for name in iac_create.SETTINGS:
+        assert f"--{name.replace('_', '-')} VALUE" in help_text
+
+
+def test_a_wrong_setting_is_a_usage_error(create):
+    outcome = create("--idle-minutes", "0", "--dry-run")
+
+    assert (outcome.code, outcome.out) == (2, "")
+    assert outcome.err == (
+        "iac_create.py: error: the flag for [emr] idle_minutes = '0': expected whole minutes"
+        " from 1 to 10080 (a week)\n"
+    )
+
+
+def test_the_shipped_dl_cfg_asks_for_the_users_bucket(tmp_path, create):
+    outcome = create("--dry-run", "--config", str(iac_create.aws.DL_CFG))
+
+    assert outcome.code == 2
+    assert "[emr] code_uri = '': expected a folder such as s3://my-bucket/code" in outcome.last_line
+
+
+def test_an_unknown_flag_is_a_usage_error(create):
+    assert create("--idle", "--no-such-flag").code == 2
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(config):
+    command = f"'{sys.executable}' '{SCRIPT}' --dry-run --config '{config}' | head -n 1"
+
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False
+    )
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "{\n", "")
+
+
+# What stands in the way.
+
+
+def test_an_empty_account_is_told_all_that_is_missing_in_one_line(emulator, create):
+    outcome = create()
+
+    assert outcome.code == 1
+    assert outcome.err == (
+        f"iac_create.py: error: there is no bucket {BUCKET}: add --create-bucket, or mend dl.cfg;"
+        " there is no role SparkifyEmrServiceRole: add --create-roles,"
+        " or name another as service_role in [emr];"
+        " instance profile SparkifyEmrNodeRole does not exist: add --create-roles,"
+        " or name another as instance_profile in [emr]\n"
+    )
+    assert "RunJobFlow" not in emulator.operations()
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (
+            ["--release-label", "emr-7.31.0"],
+            "there is no release emr-7.31.0 in us-west-2; did you mean emr-7.13.0?"
+            " (release_label in [emr])",
+        ),
+        (["--release-label", "9"], "there is no release 9 in us-west-2 (release_label in [emr])"),
+        (
+            ["--master-types", "m5.xlrge"],
+            "emr-7.13.0 has no instance type m5.xlrge in us-west-2; did you mean m5.xlarge?"
+            " (master_types in [emr])",
+        ),
+        (
+            ["--core-types", "m5.xlarge, p9"],
+            "emr-7.13.0 has no instance type p9 in us-west-2 (core_types in [emr])",
+        ),
+        (
+            ["--task-types", "p9"],
+            "emr-7.13.0 has no instance type p9 in us-west-2 (task_types in [emr])",
+        ),
+        (
+            ["--log-uri", "s3://no-such-bucket"],
+            "there is no bucket no-such-bucket: add --create-bucket, or mend dl.cfg",
+        ),
+        (
+            ["--service-role", "nobody"],
+            "there is no role nobody: add --create-roles, or name another as service_role in [emr]",
+        ),
+        (
+            ["--instance-profile", "nobody"],
+            "instance profile nobody does not exist: add --create-roles,"
+            " or name another as instance_profile in [emr]",
+        ),
+        (
+            ["--subnet-ids", "subnet-0000000000000bad0"],
+            "The subnet ID 'subnet-0000000000000bad0' does not exist in us-west-2"
+            " (subnet_ids in [emr])",
+        ),
+    ],
+)
+def test_what_does_not_exist_is_told_with_the_setting_to_mend(account, create, flags, told):
+    outcome = create(*flags)
+
+    assert (outcome.code, outcome.err) == (1, f"iac_create.py: error: {told}\n")
+    assert "RunJobFlow" not in account.operations()
+
+
+def test_a_bucket_of_somebody_else_is_told_from_a_missing_one(account, create):
+    account.refuse("s3", "AccessDenied", operation=f"HEAD /{BUCKET}", status=403)
+
+    outcome = create()
+
+    assert (outcome.code, outcome.err) == (
+        1,
+        f"iac_create.py: error: bucket {BUCKET} is not yours to use: choose another name in"
+        " dl.cfg\n",
+    )
+
+
+def test_the_bucket_of_the_lake_is_checked_as_well(account, create, config):
+    config.write_text(config.read_text().replace("output = output", "output = s3://no-lake/out"))
+
+    assert "there is no bucket no-lake: add --create-bucket" in create().err
+
+
+def test_an_instance_profile_without_a_role_is_told(account, create, session):
+    session.client("iam").create_instance_profile(InstanceProfileName="empty")
+
+    outcome = create("--instance-profile", "empty")
+
+    assert outcome.code == 1
+    assert "instance profile empty holds no role: add --create-roles" in outcome.err
+
+
+def untag_network(session):
+    ec2 = session.client("ec2")
+    ids = [subnet["SubnetId"] for subnet in ec2.describe_subnets()["Subnets"]]
+    vpcs = [vpc["VpcId"] for vpc in ec2.describe_vpcs()["Vpcs"]]
+    ec2.delete_tags(Resources=[*ids, *vpcs], Tags=[{"Key": aws_requests.MANAGED_TAG}])
+    return ids, vpcs
+
+
+def test_a_network_without_the_tag_of_emrs_policy_is_told_and_tagged_on_request(
+    account, create, session
+):
+    ids, vpcs = untag_network(session)
+
+    outcome = create("--subnet-ids", ids[0])
+    assert (outcome.code, outcome.err) == (
+        1,
+        "iac_create.py: error: the policy of SparkifyEmrServiceRole allows only networks with the"
+        " tag for-use-with-amazon-emr-managed-policies = true, and"
+        f" {ids[0]}, {vpcs[0]} lack it: add --tag-network\n",
+    )
+
+    outcome = create("--subnet-ids", ids[0], "--tag-network", "--no-wait")
+    assert outcome.code == 0
+    assert outcome.err.startswith(f"tagged {ids[0]}, {vpcs[0]}\n")
+    assert only_cluster(account).request["Instances"]["Ec2SubnetIds"] == [ids[0]]
+
+
+def test_a_service_role_with_a_policy_of_its_own_needs_no_tagged_network(account, create, session):
+    untag_network(session)
+    trust = json.dumps({"Version": "2012-10-17", "Statement": []})
+    session.client("iam").create_role(RoleName="own", AssumeRolePolicyDocument=trust)
+
+    assert create("--service-role", "own", "--no-wait").code == 0
+
+
+def test_a_region_without_default_vpc_asks_for_a_subnet(account, create, session):
+    ec2 = session.client("ec2")
+    for subnet in ec2.describe_subnets()["Subnets"]:
+        ec2.delete_subnet(SubnetId=subnet["SubnetId"])
+
+    outcome = create()
+
+    assert (outcome.code, outcome.err) == (
+        1,
+        "iac_create.py: error: us-west-2 has no default VPC:"
+        " name a subnet as subnet_ids in [emr]\n",
+    )
+
+
+# What is made on request.
+
+
+def test_one_command_makes_the_cluster_in_an_empty_account(emulator, create):
+    outcome = create("--create-bucket", "--create-roles", "--tag-network")
+
+    assert (outcome.code, outcome.out) == (0, f"{only_cluster(emulator).id}\n")
+    assert outcome.err.startswith(
+        f"made bucket {BUCKET}\nmade role SparkifyEmrServiceRole\nmade role SparkifyEmrNodeRole\n"
+        "made instance profile SparkifyEmrNodeRole\ntagged subnet-"
+    )
+
+
+def test_a_made_bucket_is_private_encrypted_and_drops_unfinished_uploads(emulator, create, session):
+    create("--create-bucket")
+
+    s3 = session.client("s3")
+    access = s3.get_public_access_block(Bucket=BUCKET)["PublicAccessBlockConfiguration"]
+    assert access == {
+        "BlockPublicAcls": True,
+        "IgnorePublicAcls": True,
+        "BlockPublicPolicy": True,
+        "RestrictPublicBuckets": True,
+    }
+    rules = s3.get_bucket_encryption(Bucket=BUCKET)["ServerSideEncryptionConfiguration"]["Rules"]
+    assert rules[0]["ApplyServerSideEncryptionByDefault"] == {"SSEAlgorithm": "AES256"}
+    (rule,) = s3.get_bucket_lifecycle_configuration(Bucket=BUCKET)["Rules"]
+    assert rule["Status"] == "Enabled"
+    assert rule["AbortIncompleteMultipartUpload"] == {"DaysAfterInitiation": 7}
+    assert s3.head_bucket(Bucket=BUCKET)["BucketRegion"] == REGION
+
+
+def test_a_bucket_in_us_east_1_is_made_without_a_location(emulator, create, session):
+    create("--create-bucket", "--region", "us-east-1")
+
+    assert session.client("s3").head_bucket(Bucket=BUCKET)["BucketRegion"] == "us-east-1"
+
+
+def test_a_bucket_that_is_there_is_left_alone(account, create, session):
+    session.client("s3").put_object(Bucket=BUCKET, Key="mine", Body=b"1")
+
+    outcome = create("--create-bucket", "--no-wait")
+
+    assert "made bucket" not in outcome.err
+    assert session.client("s3").list_objects_v2(Bucket=BUCKET)["KeyCount"] == 1
+
+
+def test_made_roles_have_emrs_current_policy_and_the_least_rights(emulator, create, session):
+    create("--create-bucket", "--create-roles", "--tag-network", "--no-wait")
+
+    iam = session.client("iam")
+    attached = iam.list_attached_role_policies(RoleName="SparkifyEmrServiceRole")
+    assert [policy["PolicyArn"] for policy in attached["AttachedPolicies"]] == [
+        "arn:aws:iam::aws:policy/service-role/AmazonEMRServicePolicy_v2"
+    ]
+    nodes = "SparkifyEmrNodeRole"
+    assert iam.list_attached_role_policies(RoleName=nodes)["AttachedPolicies"] == []
+    policy = iam.get_role_policy(RoleName=nodes, PolicyName="sparkify")["PolicyDocument"]
+    assert f"arn:aws:s3:::{BUCKET}/code/*" in json.dumps(policy)
+    trust = iam.get_role(RoleName="SparkifyEmrServiceRole")["Role"]["AssumeRolePolicyDocument"]
+    assert trust["Statement"][0]["Condition"]["StringEquals"] == {
+        "aws:SourceAccount": "123456789012"
+    }
+    profile = iam.get_instance_profile(InstanceProfileName=nodes)["InstanceProfile"]
+    assert [role["RoleName"] for role in profile["Roles"]] == [nodes]
+
+
+def test_roles_that_are_there_are_brought_up_to_date(account, create, session, config):
+    config.write_text(config.read_text().replace("output = output", f"output = s3://{BUCKET}/lake"))
+
+    outcome = create("--create-roles", "--no-wait")
+
+    assert "made role" not in outcome.err
+    policy = session.client("iam").get_role_policy(
+        RoleName="SparkifyEmrNodeRole", PolicyName="sparkify"
+    )
+    assert f"arn:aws:s3:::{BUCKET}/lake/*" in json.dumps(policy["PolicyDocument"])
+
+
+def test_a_role_that_iam_does_not_show_yet_is_asked_for_again(account, create):
+    account.refuse(
+        "elasticmapreduce",
+        "ValidationException",
+        "Invalid InstanceProfile: SparkifyEmrNodeRole.",
+        operation="RunJobFlow",
+        times=3,
+    )
+
+    outcome = create("--create-roles", "--no-wait")
+
+    assert outcome.code == 0
+    assert outcome.err.count("IAM does not show the new roles everywhere yet: asking again") == 3
+    assert len(account.clusters) == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "message", "tries"),
+    [
+        ([], "Invalid InstanceProfile: x.", 1),
+        (["--create-roles"], "Invalid InstanceProfile: x.", iac_create.NEW_ROLE_TRIES),
+        (["--create-roles"], "The cluster is too large.", 1),
+    ],
+)
+def test_what_waiting_does_not_mend_is_told(account, create, flags, message, tries):
+    account.refuse(
+        "elasticmapreduce", "ValidationException", message, operation="RunJobFlow", times=99
+    )
+
+    outcome = create(*flags)
+
+    assert outcome.code == 1
+    assert outcome.last_line == (
+        f"iac_create.py: error: AWS refused RunJobFlow: {message} (ValidationException)"
+    )
+    assert account.operations().count("RunJobFlow") == tries
+
+
+# The price.
+
+
+def test_prices_are_taken_from_dl_cfg_where_awss_list_may_not_be_asked(account, create, config):
+    account.refuse("pricing", "AccessDeniedException", "no", times=99)
+    text = config.read_text().replace("[prices]", "[prices]\nm5.xlarge = 0.5", 1)
+    config.write_text(text)
+
+    assert "price per hour: at most $1.50 for 3 nodes" in create("--no-wait").err
+
+
+def test_a_price_that_nobody_names_is_unknown_and_no_reason_to_stop(account, create):
+    account.refuse("pricing", "AccessDeniedException", "no", times=99)
+
+    outcome = create("--no-wait")
+
+    assert outcome.code == 0
+    assert "price per hour: unknown; add m5.xlarge to [prices] in dl.cfg\n" in outcome.err
+
+
+def test_the_price_is_that_of_the_dearest_types_and_of_the_most_nodes(account, create):
+    outcome = create(
+        *("--no-wait", "--core-types", "m5a.xlarge, m5.2xlarge", "--core-count", "2"),
+        *("--scaling-minimum", "1", "--scaling-maximum", "4", "--idle-minutes", "30"),
+    )
+
+    # one m5.xlarge and four m5.2xlarge: 0.24 + 4 * 0.48
+    assert "at most $2.16 for 5 nodes" in outcome.err
+    assert "idle for 30 min it ends itself, which costs at most $1.08" in outcome.err
+
+
+def product(price, unit="Hrs", kind="OnDemand"):
+    dimension = {"unit": unit, "pricePerUnit": {"USD": price}}
+    return {"terms": {kind: {"a": {"priceDimensions": {"b": dimension}}}}}
+
+
+@pytest.mark.parametrize(
+    ("products", "price"),
+    [
+        ([], None),
+        ([product("0.192")], 0.192),
+        ([product("0.0000000000"), product("0.192")], 0.192),
+        ([product("0.192"), product("0.192")], 0.192),
+        ([product("0.192"), product("0.2")], None),
+        ([product("5", unit="Quantity"), product("0.192")], 0.192),
+        ([product("0.1", kind="Reserved")], None),
+    ],
+)
+def test_a_price_is_taken_only_where_the_list_names_exactly_one(products, price):
+    assert aws_prices.the_price(products) == price
+
+
+def test_each_type_is_priced_once_and_asked_for_by_region(account, session):
+    price_list = aws_prices.PriceList(session, {})
+
+    assert [price_list.of("m5.xlarge") for _ in range(3)] == [pytest.approx(0.24)] * 3
+    asked = [json.loads(request.body) for request in account.requests]
+    assert [body["ServiceCode"] for body in asked] == ["AmazonEC2", "ElasticMapReduce"]
+    for body in asked:
+        fields = {entry["Field"]: entry["Value"] for entry in body["Filters"]}
+        assert (fields["instanceType"], fields["regionCode"]) == ("m5.xlarge", REGION)
+
+
+# Waiting, and what goes wrong.
+
+
+@pytest.mark.parametrize(
+    ("failure", "message"),
+    [
+        ("VALIDATION_ERROR", "The requested instance profile is not associated with a role"),
+        ("INSTANCE_FLEET_TIMEOUT", "Failed to provision instance fleet CORE"),
+    ],
+)
+def test_a_cluster_that_does_not_start_is_told_with_emrs_reason(account, create, failure, message):
+    account.next_cluster = ClusterPlan(failure=failure, message=message)
+
+    outcome = create()
+
+    cluster = only_cluster(account)
+    assert (outcome.code, outcome.out) == (1, "")
+    assert outcome.last_line == (
+        f"iac_create.py: error: cluster {cluster.id} did not start: TERMINATING,"
+        f" {failure}: {message}"
+    )
+
+
+BOOTSTRAP = ClusterPlan(
+    failure="BOOTSTRAP_FAILURE",
+    message="On the master instance (i-0b), bootstrap action 1 returned a non-zero return code",
+    logs={
+        "node/i-0a/bootstrap-actions/1/stderr.gz": "of another node\n",
+        "node/i-0b/bootstrap-actions/1/controller.gz": "not this one\n",
+        "node/i-0b/bootstrap-actions/1/stderr.gz": "".join(
+            f"line {number}\n" for number in range(30)
+        ),
+    },
+)
+
+
+def test_a_bootstrap_failure_shows_the_end_of_the_failing_nodes_log(account, create):
+    account.next_cluster = BOOTSTRAP
+
+    outcome = create()
+
+    cluster = only_cluster(account)
+    shown = outcome.err.splitlines()
+    uri = f"s3://{BUCKET}/logs/{cluster.id}/node/i-0b/bootstrap-actions/1/stderr.gz"
+    assert shown[-22] == f"end of {uri}:"
+    assert shown[-21:-1] == [f"line {number}" for number in range(10, 30)]
+    assert "did not start: TERMINATING, BOOTSTRAP_FAILURE: On the master instance" in shown[-1]
+    assert outcome.code == 1
+
+
+def test_a_bootstrap_log_that_never_comes_does_not_hide_the_reason(account, create, monkeypatch):
+    monkeypatch.setattr(iac_create, "LOG_SECONDS", 0)
+    account.next_cluster = dataclasses.replace(BOOTSTRAP, logs={})
+
+    outcome = create()
+
+    cluster = only_cluster(account)
+    folder = f"s3://{BUCKET}/logs/{cluster.id}/node/"
+    assert f"no log of the node under {folder}: gave up waiting after 0 s" in outcome.err
+    assert "BOOTSTRAP_FAILURE" in outcome.last_line
+
+
+def test_a_bootstrap_log_that_may_not_be_read_does_not_hide_the_reason(account, create):
+    account.next_cluster = BOOTSTRAP
+    account.refuse("s3", "AccessDenied", "no", operation=f"GET /{BUCKET}", status=403, times=9)
+
+    outcome = create()
+
+    assert "no log of the node under s3://" in outcome.err
+    assert "not allowed to ListObjectsV2: no; iam-policy.json lists what you need" in outcome.err
+    assert "BOOTSTRAP_FAILURE" in outcome.last_line
+
+
+@pytest.mark.parametrize(
+    ("keys", "chosen"),
+    [
+        ([], None),
+        (["j/node/i-0b/daemons/x/stderr.gz"], None),
+        (["j/node/i-0a/bootstrap-actions/1/stderr"], "j/node/i-0a/bootstrap-actions/1/stderr"),
+        (
+            [
+                "j/node/i-0a/bootstrap-actions/1/stderr.gz",
+                "j/node/i-0b/provision-node/apps-phase/0/x/stderr.gz",
+            ],
+            "j/node/i-0b/provision-node/apps-phase/0/x/stderr.gz",
+        ),
+    ],
+)
+def test_the_log_of_the_node_that_failed_is_preferred(keys, chosen):
+    assert iac_create.choose_bootstrap_log(keys, "On the master instance (i-0b), x") == chosen
+
+
+def test_waiting_ends_with_the_timeout_and_the_cluster_goes_on(account, create):
+    account.next_cluster = ClusterPlan(starting=10**9)
+
+    outcome = create("--timeout-minutes", "0")
+
+    assert outcome.code == 1
+    assert outcome.last_line == (
+        "iac_create.py: error: gave up waiting after 0 s; what was waited for goes on:"
+        " see get_cluster_status.py"
+    )
+    assert only_cluster(account).state == "STARTING"
+
+
+def test_ctrl_c_stops_the_script_and_not_the_cluster(account, create, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(aws.Progress, "show", interrupt)
+
+    outcome = create()
+
+    assert outcome.code == 130
+    assert outcome.last_line == (
+        "iac_create.py: stopped; what was begun on AWS goes on: see get_cluster_status.py"
+    )
+    assert only_cluster(account).state == "STARTING"
+
+
+# Asking once.
+
+
+def test_run_job_flow_is_sent_again_only_where_aws_threw_it_out(account, create, monkeypatch):
+    monkeypatch.setattr(aws, "LONGEST_PAUSE", 0.0)
+    account.throttle("RunJobFlow", 2)
+
+    outcome = create("--no-wait")
+
+    assert outcome.code == 0
+    assert (
+        outcome.err.count("warning: AWS is asked too often (RunJobFlow: ThrottlingException)") == 2
+    )
+    assert len(account.clusters) == 1
+
+
+@pytest.mark.parametrize(
+    ("failure", "told"),
+    [
+        (
+            ReadTimeoutError(endpoint_url="https://x"),
+            'AWS gave no answer (Read timeout on endpoint URL: "https://x") and may have done it'
+            " or not: run the same again, it first looks for what is there",
+        ),
+        (
+            EndpointConnectionError(endpoint_url="https://x"),
+            'AWS cannot be reached: Could not connect to the endpoint URL: "https://x";'
+            " check the region in dl.cfg and your network",
+        ),
+    ],
+)
+def test_without_an_answer_nothing_is_sent_twice(account, create, monkeypatch, failure, told):
+    once = aws.make_once_client
+    sent = []
+
+    def make_broken(session):
+        emr = once(session)
+        emr.meta.events.register("before-send.emr.RunJobFlow", fail)
+        return emr
+
+    def fail(request, **_):
+        sent.append(request)
+        raise failure
+
+    monkeypatch.setattr(aws, "make_once_client", make_broken)
+
+    outcome = create()
+
+    assert (outcome.code, outcome.last_line) == (1, f"iac_create.py: error: {told}")
+    assert len(sent) == 1
