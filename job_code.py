@@ -1,0 +1,131 @@
+"""What the job runs from: its code and settings, in an S3 folder that is named by their content.
+
+So nothing is uploaded twice, nothing that a running step reads is ever overwritten, and a step
+tells which version of the code it runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import dataclasses
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from botocore.exceptions import ClientError
+
+import aws
+from configs import ConfigError, load_etl_config
+
+if TYPE_CHECKING:
+    import boto3
+    from mypy_boto3_s3 import S3Client
+
+JOB = Path(__file__).with_name("etl.py")
+PATHS = ("song_data", "log_data", "output")
+SHORTEST_SECRET = 16  # AWS's have 40 characters; a shorter one may be any word
+KEY_ID = re.compile(rb"\b(AKIA|ASIA)[A-Z0-9]{16}\b")
+SECRET_LINE = re.compile(rb"(?im)^[^#;\n]*(secret|password|token)[\w.]*[ \t]*[=:][ \t]*[^\s#;]")
+
+
+@dataclasses.dataclass(frozen=True)
+class Code:
+    """What the job runs from: each file's name and content, and the folder in S3 named by both."""
+
+    files: Mapping[str, bytes]
+    uri: str
+
+    @property
+    def digest(self) -> str:
+        """What the folder is named by."""
+        return self.uri.rpartition("/")[2]
+
+
+def read_code(job: Path, config_path: Path, code_uri: str) -> Code:
+    """The job, every module beside it that it imports, and its settings as dl.cfg."""
+    files = {path.name: path.read_bytes() for path in local_modules(job)}
+    files["dl.cfg"] = config_path.read_bytes()
+    digest = hashlib.sha256()
+    for name, content in sorted(files.items()):
+        digest.update(f"{name} {len(content)}\n".encode() + content)
+    return Code(files, f"{code_uri}/{digest.hexdigest()[:16]}")
+
+
+def local_modules(path: Path) -> set[Path]:
+    """A Python file and all that it imports, however indirectly, from its own folder."""
+    found, waiting = set[Path](), [path]
+    while waiting:
+        module = waiting.pop()
+        if module.is_file() and module not in found:
+            found.add(module)
+            waiting += [path.with_name(f"{name}.py") for name in imported(module.read_text())]
+    return found
+
+
+def imported(source: str) -> set[str]:
+    """The modules that a source names in its imports."""
+    names = set[str]()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+    return names
+
+
+def object_uris(code: Code) -> dict[str, bytes]:
+    """Where each file goes."""
+    return {f"{code.uri}/{name}": content for name, content in code.files.items()}
+
+
+def refuse_secrets(code: Code, session: boto3.Session) -> None:
+    """Raise a ConfigError if a file that is to be uploaded holds a key."""
+    credentials = session.get_credentials()
+    secrets = [credentials.secret_key, credentials.token] if credentials else []
+    own = [secret.encode() for secret in secrets if secret and len(secret) >= SHORTEST_SECRET]
+    for name, content in code.files.items():
+        named = name.endswith(".cfg") and SECRET_LINE.search(content)
+        if named or KEY_ID.search(content) or any(secret in content for secret in own):
+            raise ConfigError(
+                f"{name} seems to hold a key, so it is not uploaded: keys belong in keys.cfg only"
+            )
+
+
+def check_paths(config_path: Path, job_args: Sequence[str]) -> None:
+    """Raise a ConfigError if the job is to read or write where its cluster cannot."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for key in PATHS:
+        parser.add_argument(f"--{key.replace('_', '-')}", dest=key)
+    given = vars(parser.parse_known_args(job_args)[0])
+    flags = {("etl", key): value for key, value in given.items() if value is not None}
+    config = load_etl_config(config_path, flags)
+    for key in PATHS:
+        if "://" not in getattr(config, key):
+            raise ConfigError(
+                f"[etl] {key} = {getattr(config, key)}: the cluster cannot see this computer's"
+                f" folders; give an s3:// folder there, or -- --{key.replace('_', '-')} s3://..."
+            )
+
+
+def upload(s3: S3Client, code: Code) -> int:
+    """Put the files that are not there yet; returns how many."""
+    missing = [entry for entry in object_uris(code).items() if not is_there(s3, entry[0])]
+    for uri, content in missing:
+        bucket, key = aws.split_uri(uri)
+        s3.put_object(Bucket=bucket, Key=key, Body=content)
+    return len(missing)
+
+
+def is_there(s3: S3Client, uri: str) -> bool:
+    """Whether an object exists; the folder's name vouches for its content."""
+    bucket, key = aws.split_uri(uri)
+    try:
+        s3.head_object(Bucket=bucket, Key=key)
+    except ClientError as error:
+        if aws.error_code(error) == "404":
+            return False
+        raise
+    return True

@@ -1,0 +1,791 @@
+"""iac_submit_etl.py against the emulated account: what it uploads, adds, follows and tells."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import signal
+import subprocess
+import sys
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from threading import Thread
+
+import boto3
+import botocore.session
+import pytest
+from botocore.config import Config
+from botocore.exceptions import ReadTimeoutError
+from botocore.validate import ParamValidator
+
+import aws
+import iac_submit_etl
+from aws_requests import build_cluster_request
+from configs import ConfigError, load_emr_config
+from iac_submit_etl import Exit, build_step, build_stop_step
+from job_code import JOB, Code, check_paths, imported, read_code, refuse_secrets
+from tests.aws_fixtures import *  # noqa: F403 (fixtures)
+from tests.aws_fixtures import BUCKET, REGION
+from tests.emr_emulator import Cluster, ClusterPlan, StepPlan
+
+SECRET = "canary/secret+that/must+stay/home+123456"
+LAKE = f"s3://{BUCKET}/lake"
+PATHS = ("--song-data", f"{LAKE}/songs", "--log-data", f"{LAKE}/logs", "--output", LAKE)
+CODE = Code({"etl.py": b"", "tables.py": b"", "configs.py": b"", "dl.cfg": b""}, "s3://b/code/0a1")
+
+
+@pytest.fixture
+def submit(emulator, run):
+    """Run the script with paths that a cluster can see; flags come first."""
+
+    def run_submit(*flags, job=PATHS):
+        return run(iac_submit_etl.main, *flags, "--", *job)
+
+    return run_submit
+
+
+@pytest.fixture
+def cluster(emulator, session, config):
+    """The id of a cluster that waits for steps, in an account that has the bucket."""
+    location = {"LocationConstraint": REGION}
+    session.client("s3").create_bucket(Bucket=BUCKET, CreateBucketConfiguration=location)
+    request = build_cluster_request(load_emr_config(config))
+    waiting = Cluster("j-0000000000000", REGION, request, ClusterPlan())
+    waiting.enter("WAITING")
+    emulator.clusters[waiting.id] = waiting
+    return waiting.id
+
+
+def steps_of(emulator, cluster_id):
+    return emulator.clusters[cluster_id].steps
+
+
+def arguments(**changes):
+    return argparse.Namespace(**{"spark_args": "", "job_args": [], **changes})
+
+
+# What is uploaded.
+
+
+def test_the_job_ships_with_every_module_it_imports_and_its_settings(config):
+    names = set(read_code(JOB, config, "s3://b/code").files)
+    assert {"etl.py", "publishing.py", "configs.py", "dl.cfg"} <= names
+    beside = {path.stem for path in JOB.parent.glob("*.py")}
+    needed = {name for path in names if path.endswith(".py") for name in imported(read(path))}
+    assert needed & beside <= {name[:-3] for name in names}
+    assert not names & {"aws.py", "keys.cfg", "iac_submit_etl.py"}
+
+
+def read(name):
+    return JOB.with_name(name).read_text()
+
+
+def test_the_folder_is_named_by_names_and_contents(tmp_path, config):
+    job = tmp_path / "etl.py"
+    job.write_text("import other")
+    (tmp_path / "other.py").write_text("1")
+    first = read_code(job, config, "s3://b/code").uri
+    assert re.fullmatch("s3://b/code/[0-9a-f]{16}", first)
+    assert read_code(job, config, "s3://b/code").uri == first
+    (tmp_path / "other.py").write_text("2")
+    second = read_code(job, config, "s3://b/code").uri
+    config.write_text(config.read_text() + "\n")
+    third = read_code(job, config, "s3://b/code").uri
+    assert len({first, second, third}) == 3
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "fs.s3a.secret.key = abc",
+        "aws_secret_access_key=abc",
+        "password: x",
+        "note = AKIAIOSFODNN7EXAMPLE",
+        f"note = {SECRET}",
+    ],
+)
+def test_a_file_that_holds_a_key_is_not_uploaded(line):
+    session = boto3.Session(aws_access_key_id="A", aws_secret_access_key=SECRET)
+    code = Code({"dl.cfg": f"[s3]\n{line}\n".encode()}, "s3://b/code/1")
+    with pytest.raises(ConfigError, match=r"dl.cfg seems to hold a key"):
+        refuse_secrets(code, session)
+
+
+def test_what_ships_holds_no_key(config):
+    refuse_secrets(read_code(JOB, config, "s3://b/code"), boto3.Session())
+
+
+def test_nothing_is_uploaded_twice(submit, emulator, cluster):
+    submit()
+    puts = [request for request in emulator.requests if request.method == "PUT"]
+    code = [request.path for request in puts if "/code/" in request.path]
+    assert len(code) == len(set(code)) >= 4
+    emulator.requests.clear()
+    outcome = submit()
+    assert "the code is already in s3://my-sparkify-bucket/code/" in outcome.err
+    assert not [request for request in emulator.requests if request.method == "PUT"]
+
+
+def test_only_what_is_missing_is_uploaded_again(submit, session, cluster):
+    submit()
+    s3 = session.client("s3")
+    (key,) = [key for key in aws.list_keys(s3, BUCKET, "code/") if key.endswith("/etl.py")]
+    s3.delete_object(Bucket=BUCKET, Key=key)
+    assert "uploaded 1 files" in submit().err
+
+
+# The step.
+
+
+def test_the_step_is_the_whole_request(config):
+    step = build_step(CODE, load_emr_config(config), arguments(job_args=["--output", "s3://b/o"]))
+    command = step["HadoopJarStep"]["Args"]
+    (tag,) = [part for part in command if part.startswith("spark.yarn.tags=")]
+    assert re.fullmatch("spark.yarn.tags=etl-[0-9a-f]{16}", tag)
+    assert step == {
+        "Name": "sparkify etl 0a1",
+        "ActionOnFailure": "CONTINUE",
+        "HadoopJarStep": {
+            "Jar": "command-runner.jar",
+            "Args": [
+                "spark-submit",
+                "--deploy-mode",
+                "cluster",
+                "--name",
+                "sparkify etl 0a1",
+                "--py-files",
+                "s3://b/code/0a1/configs.py,s3://b/code/0a1/tables.py",
+                "--files",
+                "s3://b/code/0a1/dl.cfg",
+                "--conf",
+                "spark.yarn.maxAppAttempts=1",
+                "--conf",
+                tag,
+                "s3://b/code/0a1/etl.py",
+                "--config",
+                "dl.cfg",
+                "--output",
+                "s3://b/o",
+            ],
+        },
+    }
+
+
+def test_botocore_accepts_the_requests(config):
+    step = build_step(CODE, load_emr_config(config), arguments())
+    stop = build_stop_step({"Name": "x", "Config": step["HadoopJarStep"]})
+    model = botocore.session.get_session().get_service_model("emr")
+    shape = model.operation_model("AddJobFlowSteps").input_shape
+    report = ParamValidator().validate({"JobFlowId": "j-1", "Steps": [step, stop]}, shape)
+    assert not report.has_errors(), report.generate_report()
+    assert step["ActionOnFailure"] in shape.members["Steps"].member.members["ActionOnFailure"].enum
+
+
+def test_every_argument_arrives_as_it_was_written(submit, emulator, cluster):
+    odd = ["--output", "s3://my-sparkify-bucket/a b/$HOME;'\"*", *PATHS[:4]]
+    spark = "--conf 'spark.app.note=two words; $(date)' --num-executors 3"
+    assert submit("--spark-args", spark, job=odd).code == Exit.DONE
+    command = steps_of(emulator, cluster)[0].jar["Args"]
+    assert command[-len(odd) :] == odd
+    start = command.index("--num-executors")
+    assert command[start - 2 : start + 2] == [
+        "--conf",
+        "spark.app.note=two words; $(date)",
+        "--num-executors",
+        "3",
+    ]
+
+
+def test_the_job_settings_of_this_environment_reach_the_job(submit, emulator, cluster, monkeypatch):
+    monkeypatch.setenv("SPARKIFY_ETL_MAX_REJECTED_PERCENT", "7")
+    monkeypatch.setenv("SPARKIFY_EMR_CORE_COUNT", "9")
+    submit()
+    command = steps_of(emulator, cluster)[0].jar["Args"]
+    assert "spark.yarn.appMasterEnv.SPARKIFY_ETL_MAX_REJECTED_PERCENT=7" in command
+    assert "CORE_COUNT" not in " ".join(command)
+
+
+def test_dry_run_prints_the_step_and_asks_aws_nothing(submit, emulator, monkeypatch):
+    emulator.requests.clear()
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    outcome = submit("--dry-run")
+    printed = json.loads(outcome.out)
+    assert outcome.code == Exit.DONE
+    assert printed["step"]["HadoopJarStep"]["Args"][:3] == [
+        "spark-submit",
+        "--deploy-mode",
+        "cluster",
+    ]
+    assert any(uri.endswith("/etl.py") for uri in printed["upload"])
+    assert not emulator.requests
+
+
+# Mistakes of the user.
+
+
+@pytest.mark.parametrize(
+    ("flags", "job", "told"),
+    [
+        ((), (), r"\[etl\] song_data = data/song_data: the cluster cannot see"),
+        ((), PATHS[:4], r"\[etl\] output = output: .* or -- --output s3://"),
+        (("--spark-args", "'open"), PATHS, r"--spark-args \"'open\": No closing quotation"),
+        (("--code-uri", "gs://x"), PATHS, r"code_uri = 'gs://x': expected a folder such as s3://"),
+    ],
+)
+def test_usage_errors_are_one_line(submit, flags, job, told):
+    outcome = submit(*flags, job=job)
+    assert outcome.code == Exit.USAGE
+    assert re.search(told, outcome.err)
+    assert outcome.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [("--no-wait", "--terminate-after"), ("--create", "--cluster-id", "j-1"), ("stray",)],
+)
+def test_flags_that_contradict_each_other_are_refused(submit, flags):
+    assert submit(*flags).code == Exit.USAGE
+
+
+def test_paths_may_come_from_the_environment(config, monkeypatch):
+    for key in ("SONG_DATA", "LOG_DATA", "OUTPUT"):
+        monkeypatch.setenv(f"SPARKIFY_ETL_{key}", "s3://b/x")
+    check_paths(config, [])
+
+
+def test_no_cluster_is_an_error_that_names_the_cure(submit):
+    outcome = submit()
+    assert outcome.code == Exit.FAILED
+    assert (
+        "no cluster named sparkify in us-west-2: run iac_create.py, or add --create" in outcome.err
+    )
+
+
+def test_a_cluster_that_has_ended_takes_no_step(submit, emulator, cluster):
+    emulator.end_cluster(cluster, "USER_REQUEST", "gone")
+    outcome = submit("--cluster-id", cluster)
+    assert outcome.code == Exit.FAILED
+    assert f"cluster {cluster} takes no more steps, it is TERMINATED" in outcome.err
+
+
+def test_a_missing_bucket_is_told_with_the_cure(submit, cluster):
+    outcome = submit("--code-uri", "s3://no-such-bucket-of-mine/code")
+    assert outcome.code == Exit.FAILED
+    assert "there is no bucket" in outcome.last_line
+
+
+# Every end of a step.
+
+
+def test_a_completed_step_is_followed_to_its_end(submit, emulator, cluster):
+    outcome = submit()
+    (step,) = steps_of(emulator, cluster)
+    assert outcome.code == Exit.DONE
+    assert outcome.out == f"{cluster} {step.id} COMPLETED\n"
+    lines = outcome.err.splitlines()
+    assert lines[1] == f"added step {step.id} to {cluster}: {step.name}"
+    assert [line.partition(" after")[0] for line in lines[2:]] == [
+        "step PENDING, cluster RUNNING Running step",
+        "step RUNNING",
+        "step COMPLETED",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("state", "end"),
+    [
+        ("COMPLETED", Exit.DONE),
+        ("FAILED", Exit.FAILED),
+        ("CANCELLED", Exit.CANCELLED),
+        ("INTERRUPTED", Exit.INTERRUPTED),
+    ],
+)
+def test_each_end_has_its_exit_code(submit, emulator, cluster, state, end):
+    emulator.next_step = StepPlan(outcome=state)
+    outcome = submit("--log-wait", "0", "--json")
+    told = json.loads(outcome.out)
+    assert outcome.code == end
+    assert (told["state"], told["outcome"]) == (state, end.name)
+    assert told["cluster_id"] == cluster
+
+
+@pytest.mark.parametrize("state", ["PENDING", "RUNNING", "CANCEL_PENDING"])
+def test_an_unfinished_step_is_waited_for_only_so_long(submit, emulator, cluster, state):
+    emulator.ticking = False
+    submit("--no-wait")
+    steps_of(emulator, cluster)[0].state = state
+    outcome = submit("--timeout", "0")
+    assert outcome.code == Exit.STILL_RUNNING
+    assert "gave up waiting after" in outcome.last_line
+    assert outcome.last_line.endswith("goes on: run the same again to follow it")
+    assert f"step {state}" in outcome.err
+
+
+def test_a_cluster_that_dies_in_mid_step_is_told_apart(submit, emulator, cluster, monkeypatch):
+    emulator.next_step = StepPlan(running=10**6)
+    look = iac_submit_etl.look
+
+    def look_and_die(target):
+        seen = look(target)
+        if seen[0]["Status"]["State"] == "RUNNING":
+            emulator.end_cluster(cluster, "INSTANCE_FAILURE", "the master node was lost")
+        return seen
+
+    monkeypatch.setattr(iac_submit_etl, "look", look_and_die)
+    outcome = submit()
+    assert outcome.code == Exit.CLUSTER_DIED
+    assert outcome.last_line == (
+        f"cluster {cluster} is TERMINATED_WITH_ERRORS: INSTANCE_FAILURE: the master node was lost"
+    )
+
+
+def test_a_throttled_look_is_repeated_more_slowly(submit, emulator, cluster, monkeypatch):
+    monkeypatch.setattr(aws, "CLIENT_CONFIG", Config(retries={"total_max_attempts": 1}))
+    add_step = iac_submit_etl.add_step
+
+    def throttle_after(*given):
+        step_id = add_step(*given)
+        emulator.throttle("ListSteps", 2)
+        return step_id
+
+    monkeypatch.setattr(iac_submit_etl, "add_step", throttle_after)
+    outcome = submit()
+    assert outcome.code == Exit.DONE
+    assert outcome.err.count("AWS is asked too often (ListSteps: ThrottlingException)") == 2
+    assert "asking again in 1 s" in outcome.err
+    assert "asking again in 2 s" in outcome.err
+
+
+def test_when_following_fails_the_step_is_said_to_go_on(submit, emulator, cluster, monkeypatch):
+    add_step = iac_submit_etl.add_step
+
+    def expire_after(*given):
+        step_id = add_step(*given)
+        emulator.refuse("elasticmapreduce", "ExpiredTokenException", operation="ListSteps")
+        return step_id
+
+    monkeypatch.setattr(iac_submit_etl, "add_step", expire_after)
+    outcome = submit("--terminate-after")
+    assert outcome.code == Exit.STILL_RUNNING
+    assert "the session token has expired" in outcome.last_line
+    assert "goes on: run the same again to follow it" in outcome.last_line
+    assert emulator.clusters[cluster].state in aws.ACTIVE
+
+
+# The same step.
+
+
+def test_the_same_step_is_followed_and_not_added_again(submit, emulator, cluster):
+    first = submit("--no-wait")
+    outcome = submit()
+    (step,) = steps_of(emulator, cluster)
+    assert first.out == f"{cluster} {step.id} PENDING\n"
+    assert outcome.code == Exit.DONE
+    assert f"the same step is already under way: following {step.id} on {cluster}" in outcome.err
+
+
+def test_the_same_step_is_an_error_where_it_is_not_to_be_followed(submit, emulator, cluster):
+    submit("--no-wait")
+    outcome = submit("--no-attach", "--terminate-after")
+    (step,) = steps_of(emulator, cluster)
+    assert outcome.code == Exit.FAILED
+    assert f"on {cluster}: {step.id}; leave out --no-attach" in outcome.last_line
+    assert emulator.clusters[cluster].state in aws.ACTIVE
+
+
+def test_other_arguments_are_another_step(submit, emulator, cluster):
+    submit("--no-wait")
+    submit("--no-wait", job=[*PATHS[:4], "--output", f"{LAKE}2"])
+    first, second = steps_of(emulator, cluster)
+    assert first.name == second.name
+    assert first.jar["Args"] != second.jar["Args"]
+
+
+def test_a_step_that_has_ended_can_be_run_again(submit, emulator, cluster):
+    assert submit().code == submit().code == Exit.DONE
+    assert len(steps_of(emulator, cluster)) == 2
+
+
+def test_a_step_is_not_sent_twice_when_no_answer_comes(submit, emulator, cluster, monkeypatch):
+    monkeypatch.setattr(aws, "make_once_client", make_lossy_client)
+    lost = submit()
+    assert lost.code == Exit.FAILED
+    assert "may have done it or not: run the same again" in lost.last_line
+    assert submit().code == Exit.DONE
+    assert len(steps_of(emulator, cluster)) == 1
+
+
+def make_lossy_client(session):
+    """A client whose requests are carried out, but whose answers get lost."""
+    emr = session.client("emr", config=Config(retries={"total_max_attempts": 1}))
+
+    def lose(**_):
+        raise ReadTimeoutError(endpoint_url="https://emr")
+
+    emr.meta.events.register("after-call.emr.AddJobFlowSteps", lose)
+    return emr
+
+
+# From nothing to nothing.
+
+
+def test_create_and_terminate_after_leave_nothing_behind(submit, account):
+    account.next_cluster = ClusterPlan(starting=5, bootstrapping=5)
+    outcome = submit("--create", "--terminate-after")
+    ((cluster_id, cluster),) = account.clusters.items()
+    assert outcome.code == Exit.DONE
+    assert cluster.state == "TERMINATED"
+    assert "step PENDING, cluster STARTING" in outcome.err
+    assert "step PENDING, cluster BOOTSTRAPPING" in outcome.err
+    assert outcome.out == f"{cluster_id} {cluster.steps[0].id} COMPLETED\n"
+
+
+def test_create_takes_the_cluster_that_is_there(submit, emulator, cluster):
+    assert submit("--create").code == Exit.DONE
+    assert list(emulator.clusters) == [cluster]
+
+
+def test_a_created_cluster_is_ended_where_the_step_is_refused(submit, account):
+    account.refuse("elasticmapreduce", "ValidationException", "no", operation="AddJobFlowSteps")
+    outcome = submit("--create", "--terminate-after")
+    assert outcome.code == Exit.FAILED
+    assert outcome.last_line.endswith("AWS refused AddJobFlowSteps: no (ValidationException)")
+    assert [cluster.state for cluster in account.clusters.values()] == ["TERMINATED"]
+
+
+def test_a_created_cluster_that_does_not_start_shows_its_nodes_log(submit, account):
+    account.next_cluster = ClusterPlan(
+        failure="BOOTSTRAP_FAILURE",
+        message="On the master instance (i-0a), bootstrap action 1 returned 1",
+        logs={"node/i-0a/bootstrap-actions/1/stderr.gz": "pip: no such package\n"},
+    )
+    outcome = submit("--create", "--terminate-after")
+    assert outcome.code == Exit.CLUSTER_DIED
+    assert ": BOOTSTRAP_FAILURE: On the master" in outcome.err
+    assert "pip: no such package" in outcome.err
+
+
+@pytest.mark.parametrize("state", ["COMPLETED", "FAILED", "CANCELLED", "INTERRUPTED"])
+def test_terminate_after_ends_the_cluster_however_the_step_ends(submit, emulator, cluster, state):
+    emulator.next_step = StepPlan(outcome=state)
+    submit("--terminate-after", "--log-wait", "0")
+    assert emulator.clusters[cluster].state == "TERMINATED"
+
+
+def test_without_terminate_after_the_cluster_stays(submit, emulator, cluster):
+    submit()
+    assert emulator.clusters[cluster].state == "WAITING"
+
+
+def test_terminate_after_does_not_end_a_step_that_goes_on(submit, emulator, cluster):
+    emulator.next_step = StepPlan(running=10**6)
+    assert submit("--terminate-after", "--timeout", "0").code == Exit.STILL_RUNNING
+    assert emulator.clusters[cluster].state in aws.ACTIVE
+
+
+def test_terminate_after_does_not_end_the_work_of_others(submit, emulator, cluster, session):
+    emulator.clusters[cluster].request["StepConcurrencyLevel"] = 2
+    emulator.next_step = StepPlan(running=10**6)
+    other = iac_submit_etl.command_step("other", "sleep", "600")
+    (other_id,) = session.client("emr").add_job_flow_steps(JobFlowId=cluster, Steps=[other])[
+        "StepIds"
+    ]
+    emulator.next_step = StepPlan()
+    outcome = submit("--terminate-after")
+    assert outcome.code == Exit.DONE
+    assert f"{cluster} is not ended, it has other steps: {other_id}" in outcome.err
+    assert emulator.clusters[cluster].state == "RUNNING"
+
+
+# Ctrl-C.
+
+
+@pytest.fixture
+def interrupted(monkeypatch):
+    """The first look at a running step is cut off by Ctrl-C."""
+    look, pressed = iac_submit_etl.look, []
+
+    def look_or_stop(target):
+        seen = look(target)
+        if seen[0]["Status"]["State"] == "RUNNING" and not pressed:
+            pressed.append(True)
+            raise KeyboardInterrupt
+        return seen
+
+    monkeypatch.setattr(iac_submit_etl, "look", look_or_stop)
+
+
+@pytest.fixture
+def keyboard(monkeypatch):
+    """Make this process interactive, with what the user will type."""
+
+    def type_in(answer):
+        def answer_once():
+            if isinstance(answer, str):
+                return answer
+            raise answer
+
+        monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+        monkeypatch.setattr("builtins.input", answer_once)
+
+    return type_in
+
+
+@pytest.mark.parametrize("answer", ["", "no", EOFError(), KeyboardInterrupt()])
+@pytest.mark.usefixtures("interrupted")
+def test_ctrl_c_can_leave_the_step_running(submit, emulator, cluster, keyboard, answer):
+    emulator.next_step = StepPlan(running=10**6)
+    keyboard(answer)
+    outcome = submit("--terminate-after")
+    (step,) = steps_of(emulator, cluster)
+    assert outcome.code == Exit.STILL_RUNNING
+    assert "type c to cancel the step, or just press Enter" in outcome.err
+    assert outcome.last_line == f"you leave it; {step.id} goes on: run the same again to follow it"
+    assert step.state == "RUNNING"
+    assert emulator.clusters[cluster].state == "RUNNING"
+
+
+@pytest.mark.usefixtures("interrupted")
+def test_ctrl_c_can_cancel_the_step_and_what_it_started(submit, emulator, cluster, keyboard):
+    emulator.next_step = StepPlan(running=10**6)
+    keyboard(" C ")
+    outcome = submit()
+    step, stop = steps_of(emulator, cluster)
+    assert outcome.code == Exit.CANCELLED
+    assert outcome.out == f"{cluster} {step.id} CANCELLED\n"
+    assert f"cancelling {step.id}: SUBMITTED" in outcome.err
+    (tag,) = [part for part in step.jar["Args"] if part.startswith("spark.yarn.tags=")]
+    assert stop.jar["Args"][:2] == ["bash", "-c"]
+    assert f"-appTags {tag.partition('=')[2]} |" in stop.jar["Args"][2]
+
+
+@pytest.mark.usefixtures("interrupted")
+def test_cancelling_with_terminate_after_ends_the_cluster(submit, emulator, cluster, keyboard):
+    emulator.next_step = StepPlan(running=10**6)
+    keyboard("c")
+    assert submit("--terminate-after").code == Exit.CANCELLED
+    assert len(steps_of(emulator, cluster)) == 1
+    assert emulator.clusters[cluster].state == "TERMINATED"
+
+
+@pytest.mark.usefixtures("interrupted")
+def test_without_a_terminal_ctrl_c_leaves_the_step_running(submit, emulator, cluster):
+    emulator.next_step = StepPlan(running=10**6)
+    outcome = submit()
+    assert outcome.code == Exit.STILL_RUNNING
+    assert "type c" not in outcome.err
+    assert "CancelSteps" not in emulator.operations()
+
+
+def test_a_real_ctrl_c_leaves_the_step_running(emulator, cluster, config):
+    emulator.next_step = StepPlan(running=10**6)
+    command = [sys.executable, str(JOB.with_name("iac_submit_etl.py")), "--config", str(config)]
+    command += ["--poll-seconds", "0.2", "--", *PATHS]
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as script:
+        told = [script.stderr.readline()]
+        while "step RUNNING" not in told[-1]:
+            assert script.poll() is None, told
+            told.append(script.stderr.readline())
+        script.send_signal(signal.SIGINT)
+        rest = script.stderr.read()
+    assert script.returncode == Exit.STILL_RUNNING
+    assert rest.endswith("goes on: run the same again to follow it\n")
+    assert "Traceback" not in rest
+
+
+# Why a step failed.
+
+TRACE = """26/11/20 13:00:00 INFO Client: started
+Traceback (most recent call last):
+  File "etl.py", line 3, in <module>
+    main()
+ValueError: no such table
+26/11/20 13:00:01 INFO ShutdownHookManager: bye
+"""
+APPLICATION = "application_1700000000000_0001"
+STEP_LOG = f"26/11/20 13:00:00 INFO YarnClientImpl: Submitted application {APPLICATION}\n"
+DRIVER = f"containers/{APPLICATION}/container_1700000000000_0001_01_000001"
+
+
+def test_a_failed_step_is_explained_by_its_drivers_log(submit, emulator, cluster):
+    logs = {"steps/{step}/stderr.gz": STEP_LOG, f"{DRIVER}/stdout.gz": TRACE}
+    emulator.next_step = StepPlan(outcome="FAILED", logs=logs, log_delay=6)
+    outcome = submit()
+    assert outcome.code == Exit.FAILED
+    assert outcome.err.splitlines()[-7:] == [
+        "waiting for the logs EMR brings them within minutes; Ctrl-C skips",
+        "  Traceback (most recent call last):",
+        '    File "etl.py", line 3, in <module>',
+        "      main()",
+        "  ValueError: no such table",
+        f"log: s3://{BUCKET}/logs/{cluster}/{DRIVER}/stdout.gz",
+        "next: mend the cause, then run the same command again",
+    ]
+
+
+def test_the_cause_is_part_of_the_json(submit, emulator, cluster):
+    logs = {"steps/{step}/stderr.gz": STEP_LOG, f"{DRIVER}/stdout.gz": "etl.py: error: no rows\n"}
+    emulator.next_step = StepPlan(outcome="FAILED", logs=logs)
+    told = json.loads(submit("--json").out)
+    assert told["cause"] == ["etl.py: error: no rows"]
+    assert told["log"] == f"s3://{BUCKET}/logs/{cluster}/{DRIVER}/stdout.gz"
+
+
+def test_emrs_own_reason_and_log_are_told_first(submit, emulator, cluster):
+    details = {"Reason": "Unknown Error.", "Message": "it broke", "LogFile": "s3://b/stderr.gz"}
+    emulator.next_step = StepPlan(outcome="FAILED", details=details)
+    outcome = submit("--log-wait", "0")
+    (step,) = steps_of(emulator, cluster)
+    told = f"step {step.id} is FAILED: Unknown Error.: it broke (s3://b/stderr.gz)"
+    assert told in outcome.err.splitlines()
+
+
+def test_logs_that_never_come_are_not_waited_for_endlessly(submit, emulator, cluster):
+    emulator.next_step = StepPlan(outcome="FAILED")
+    outcome = submit("--log-wait", "0.005")
+    assert outcome.code == Exit.FAILED
+    assert outcome.last_line == (
+        f"the logs tell no cause yet; look again in some minutes: s3://{BUCKET}/logs/{cluster}/"
+    )
+
+
+def test_without_the_drivers_log_the_steps_own_is_told_as_second_best(submit, emulator, cluster):
+    log = STEP_LOG + "Error: the application was lost\n"
+    emulator.next_step = StepPlan(outcome="FAILED", logs={"steps/{step}/stderr.gz": log})
+    outcome = submit("--log-wait", "0.005")
+    assert "  Error: the application was lost" in outcome.err
+    assert "the driver's own log is not there yet" in outcome.err
+
+
+def test_ctrl_c_skips_the_wait_for_the_logs(submit, emulator, cluster, monkeypatch):
+    emulator.next_step = StepPlan(outcome="FAILED")
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(iac_submit_etl, "find_cause", interrupt)
+    outcome = submit("--terminate-after")
+    assert outcome.code == Exit.FAILED
+    assert "the logs tell no cause yet" in outcome.err
+    assert emulator.clusters[cluster].state == "TERMINATED"
+
+
+def test_logs_that_may_not_be_read_are_said_to_be_so(submit, emulator, cluster, monkeypatch):
+    emulator.next_step = StepPlan(outcome="FAILED")
+    explain = iac_submit_etl.explain
+
+    def deny(*given):
+        emulator.refuse("s3", "AccessDenied", "no", status=403, times=5)
+        return explain(*given)
+
+    monkeypatch.setattr(iac_submit_etl, "explain", deny)
+    outcome = submit()
+    assert outcome.code == Exit.FAILED
+    assert "the logs cannot be read: not allowed to ListObjectsV2: no" in outcome.err
+
+
+def test_a_cluster_without_logs_is_said_to_have_none(submit, emulator, cluster, monkeypatch):
+    emulator.next_step = StepPlan(outcome="FAILED")
+    look = iac_submit_etl.look
+
+    def look_without_logs(target):
+        step, seen = look(target)
+        return step, {key: value for key, value in seen.items() if key != "LogUri"}
+
+    monkeypatch.setattr(iac_submit_etl, "look", look_without_logs)
+    assert submit().last_line.startswith("the cluster keeps no logs: set log_uri in dl.cfg")
+
+
+# YARN's progress.
+
+
+class ResourceManager(BaseHTTPRequestHandler):
+    """The one page of YARN's REST interface that lists applications."""
+
+    body: object = None
+
+    def do_GET(self):
+        """Answer with the applications."""
+        assert self.path == "/ws/v1/cluster/apps?states=ACCEPTED,RUNNING"
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(json.dumps({"apps": self.body}).encode())
+
+    def log_message(self, *_):
+        """Say nothing."""
+
+
+@pytest.fixture
+def yarn_url():
+    server = HTTPServer(("127.0.0.1", 0), ResourceManager)
+    thread = Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("apps", "told"),
+    [
+        (None, ""),
+        ({"app": [{"name": "other"}]}, ""),
+        (
+            {
+                "app": [
+                    {"name": "other"},
+                    {
+                        "name": "me",
+                        "state": "RUNNING",
+                        "runningContainers": 3,
+                        "allocatedVCores": 5,
+                    },
+                ]
+            },
+            "; YARN: RUNNING, 3 containers, 5 vcores",
+        ),
+    ],
+)
+def test_yarn_tells_what_the_job_holds(yarn_url, monkeypatch, apps, told):
+    monkeypatch.setattr(ResourceManager, "body", apps)
+    assert iac_submit_etl.fetch_yarn_progress(yarn_url, "me") == told
+
+
+def test_yarn_that_cannot_be_reached_is_left_out():
+    assert iac_submit_etl.fetch_yarn_progress("http://127.0.0.1:1", "me") == ""
+
+
+def test_yarn_is_asked_only_at_its_url(submit, emulator, cluster, yarn_url, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        iac_submit_etl, "fetch_yarn_progress", lambda *given: asked.append(given) or ""
+    )
+    submit()
+    assert not asked
+    submit("--yarn-url", yarn_url)
+    assert asked[0] == (yarn_url, steps_of(emulator, cluster)[1].name)
+
+
+# Secrets.
+
+
+KEYS = f"[aws]\naccess_key_id = AKIACANARY\nsecret_access_key = {SECRET}\nsession_token =\n"
+
+
+def test_no_key_leaves_the_process_but_as_a_signature(
+    submit, emulator, cluster, config, monkeypatch
+):
+    keys = config.with_name("keys.cfg")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", f"{SECRET}-environment")
+    for held in ("", KEYS):
+        keys.write_text(held)
+        keys.chmod(0o600)
+        outcome = submit("--keys", str(keys), job=[*PATHS[:4], "--output", f"{LAKE}{len(held)}"])
+        assert outcome.code == Exit.DONE
+        assert SECRET not in outcome.out + outcome.err
+    sent = [repr((request.path, request.headers, request.body)) for request in emulator.requests]
+    assert any("AKIACANARY" in text for text in sent)  # else the keys were not even used
+    assert not [text for text in sent if SECRET in text]

@@ -1,0 +1,164 @@
+"""A YARN for the tests: Hadoop's mini cluster with one node, on which spark-submit runs as on EMR.
+
+As on EMR, what a step does not say stands in the cluster's own configuration: where YARN and S3
+are in Hadoop's XML files, where Spark's and the S3 connector's jars are in spark-defaults.conf.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from xml.sax.saxutils import escape
+
+import pyspark
+from py4j.java_gateway import JavaGateway
+from pyspark import SparkConf
+from pyspark.java_gateway import launch_gateway
+
+from tests.s3 import hadoop_version, s3_settings
+
+# Hadoop's mini cluster does not bring the cryptography that its proxy needs.
+PACKAGES = (
+    "org.apache.hadoop:hadoop-client-minicluster:{}",
+    "org.bouncycastle:bcpkix-jdk15on:1.70",
+)
+SCHEDULER = {
+    "yarn.scheduler.capacity.root.queues": "default",
+    "yarn.scheduler.capacity.root.default.capacity": "100",
+    "yarn.scheduler.capacity.maximum-am-resource-percent": "1.0",
+}
+NODE = {
+    "fs.defaultFS": "file:///",
+    "yarn.nodemanager.disk-health-checker.enable": "false",  # a laptop's disk may be nearly full
+    "yarn.nodemanager.vmem-check-enabled": "false",
+    "yarn.nodemanager.delete.debug-delay-sec": "0",
+}
+ADDRESSES = (
+    "yarn.resourcemanager.address",
+    "yarn.resourcemanager.scheduler.address",
+    "yarn.resourcemanager.webapp.address",
+)
+SPARK_PLACE = {"PYSPARK_PYTHON": sys.executable, "SPARK_LOCAL_IP": "127.0.0.1"}
+
+
+class Yarn:
+    """A running mini cluster: a client's environment for it and its containers' logs."""
+
+    def __init__(self, client: Mapping[str, str], work: Path, tracking_url: str) -> None:
+        self.client = client
+        self.work = work
+        self.tracking_url = tracking_url
+
+    def run(self, command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+        """Run a step's arguments word for word, as EMR's command-runner.jar does."""
+        return subprocess.run(
+            command,
+            cwd=self.work,
+            env={**os.environ, **self.client},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+        )
+
+    def container_logs(self) -> dict[str, bytes]:
+        """Every log file of every container, by <application>/<container>/<file> as EMR has it."""
+        return {
+            "/".join(path.parts[-3:]): path.read_bytes()
+            for path in sorted(self.work.glob("target/**/application_*/container_*/std*"))
+            if "logDir" in str(path)
+        }
+
+
+@contextlib.contextmanager
+def mini_yarn(work: Path, s3_endpoint: str) -> Iterator[Yarn]:
+    """Start YARN under a folder, with S3 at the endpoint as the nodes' s3://."""
+    settings = s3_settings(s3_endpoint)
+    connector = resolve(settings.pop("spark.jars.packages"))
+    gateway = _gateway(work, resolve(*(name.format(hadoop_version()) for name in PACKAGES)))
+    try:
+        cluster = _start(gateway)
+        yield Yarn(
+            _client(work, cluster.getConfig(), settings, connector),
+            work,
+            f"http://{cluster.getConfig().get('yarn.resourcemanager.webapp.address')}",
+        )
+        cluster.stop()
+    finally:
+        gateway.shutdown()
+        gateway.proc.stdin.close()  # the gateway's Java ends with its input
+        gateway.proc.wait(timeout=60)
+
+
+def resolve(*packages: str) -> list[str]:
+    """The jars of Maven packages, fetched as spark.jars.packages fetches them."""
+    gateway = launch_gateway(SparkConf(False).set("spark.jars.packages", ",".join(packages)))
+    try:
+        jars: str = gateway.jvm.System.getProperty("spark.jars")
+    finally:
+        gateway.shutdown()
+        gateway.proc.stdin.close()
+        gateway.proc.wait(timeout=60)
+    return [jar.replace("file://", "") for jar in jars.split(",")]
+
+
+def _gateway(work: Path, jars: Sequence[str]) -> JavaGateway:
+    conf = SparkConf(False).set("spark.driver.extraClassPath", ":".join(jars))
+    return launch_gateway(conf, {"cwd": work})  # the mini cluster writes to ./target
+
+
+def _start(gateway: JavaGateway):
+    conf = gateway.jvm.org.apache.hadoop.yarn.conf.YarnConfiguration()
+    for key, value in {**SCHEDULER, **NODE}.items():
+        conf.set(key, value)
+    cluster = gateway.jvm.org.apache.hadoop.yarn.server.MiniYARNCluster("emr", 1, 1, 1)
+    cluster.init(conf)
+    cluster.start()
+    assert cluster.waitForNodeManagersToConnect(30_000)
+    return cluster
+
+
+def _client(work: Path, conf, s3: Mapping[str, str], connector: Sequence[str]) -> dict[str, str]:
+    home = Path(pyspark.__file__).parent
+    folder = work / "conf"
+    folder.mkdir()
+    hadoop = {key: conf.get(key) for key in ADDRESSES} | NODE
+    hadoop |= {key.replace("spark.hadoop.", ""): value for key, value in s3.items()}
+    (folder / "core-site.xml").write_text(_xml(hadoop))
+    (folder / "yarn-site.xml").write_text(_xml(hadoop))  # over yarn-default.xml
+    java_home = Path(shutil.which("java") or "java").resolve().parents[1]
+    defaults = {
+        "spark.master": "yarn",
+        "spark.yarn.jars": f"local:{home}/jars/*",
+        "spark.yarn.stagingDir": f"file://{work}/staging",
+        "spark.driver.extraClassPath": ":".join(connector),
+        "spark.executor.extraClassPath": ":".join(connector),
+        "spark.executor.instances": "1",
+        "spark.executor.cores": "2",
+    }
+    for name, value in {**SPARK_PLACE, "JAVA_HOME": str(java_home)}.items():
+        defaults[f"spark.yarn.appMasterEnv.{name}"] = value
+        defaults[f"spark.executorEnv.{name}"] = value
+    lines = [f"{key} {value}\n" for key, value in defaults.items()]
+    (folder / "spark-defaults.conf").write_text("".join(lines))
+    return {
+        "HADOOP_CONF_DIR": str(folder),
+        "SPARK_CONF_DIR": str(folder),
+        "SPARK_HOME": str(home),
+        "SPARK_LOCAL_IP": SPARK_PLACE["SPARK_LOCAL_IP"],
+        "SPARK_DIST_CLASSPATH": ":".join(connector),
+        "PATH": f"{home}/bin:{os.environ['PATH']}",
+    }
+
+
+def _xml(settings: Mapping[str, str]) -> str:
+    properties = "".join(
+        f"<property><name>{escape(key)}</name><value>{escape(value)}</value></property>\n"
+        for key, value in settings.items()
+    )
+    return f"<configuration>\n{properties}</configuration>\n"
