@@ -581,7 +581,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def recover(spark: SparkSession, config: EtlConfig, report: Report) -> None:
     """Only finish what an earlier run committed, and drop what dead runs have staged."""
     set_what_results_depend_on(spark)
-    with locked(Lock(Storage(spark, config.output), report.run, config.lock_minutes * 60)):
+    with locked(Lock(open_storage(spark, config.output), report.run, config.lock_minutes * 60)):
         tell("nothing is left unfinished")
 
 
