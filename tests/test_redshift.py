@@ -1,0 +1,459 @@
+"""The SQL for Redshift: parsed, run on a real PostgreSQL with the sample lake, and scripted."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import threading
+import time
+
+import boto3
+import duckdb
+import pytest
+import sqlglot
+from moto import mock_aws
+from sqlglot import exp
+
+import iac_load_redshift
+from catalog import publish_catalog
+from configs import (
+    PARTITION_CHOICES,
+    CatalogConfig,
+    ConfigError,
+    RedshiftConfig,
+    load_redshift_config,
+)
+from redshift import SQL_FOLDER, TEXT_BYTES, build_scripts, build_values
+from tables import TABLES, columns
+from tests.lake import build_sample_lake, make_rows, write_lake
+from tests.postgres import postgres_server
+from tests.redshift_emulator import POSTGRES_TYPES, RedshiftEmulator, lake_source, without_layout
+
+BUCKET = "my-sparkify-bucket"
+OUTPUT = f"s3://{BUCKET}/lake"
+REGION = "us-west-2"
+LAKE = CatalogConfig(database="sparkify", output=OUTPUT)
+ROLE = "arn:aws:iam::123456789012:role/Redshift"
+REDSHIFT = RedshiftConfig("my-group", None, "dev", None, ROLE, "sparkify", "lake")
+EXTERNAL_SCHEMA, TABLES_SCRIPT, LOAD = (
+    script.fill(build_values(REDSHIFT, LAKE)) for script in build_scripts()
+)
+EVERY_SQL = [*EXTERNAL_SCHEMA.statements, *TABLES_SCRIPT.statements, *LOAD.statements]
+# What sqlglot 30 does not take apart. PostgreSQL runs the second; Redshift alone knows the first.
+OPAQUE = ("CREATE EXTERNAL SCHEMA", "LOCK TABLE")
+BY_MONTH = {"songs": ("year",), "time": ("year", "month"), "songplays": ("year", "month")}
+
+
+# ---- The files and their dialect -----------------------------------------------------------------
+
+
+def test_the_committed_sql_is_what_the_tables_generate():
+    committed = {path: path.read_text() for path in SQL_FOLDER.glob("redshift_*.sql")}
+    assert committed == {script.file: script.text for script in build_scripts()}
+
+
+@pytest.mark.parametrize("sql", EVERY_SQL, ids=lambda sql: sql.splitlines()[0][:60])
+def test_each_statement_is_redshifts_dialect(sql):
+    (parsed,) = sqlglot.parse(sql, read="redshift", error_level=sqlglot.ErrorLevel.RAISE)
+    assert isinstance(parsed, exp.Command) == sql.startswith(OPAQUE)
+
+
+def test_native_tables_have_the_contracts_columns_and_the_layout_of_a_star():
+    layouts = {}
+    for sql in TABLES_SCRIPT.statements:
+        parsed = sqlglot.parse_one(sql, read="redshift")
+        if parsed.kind == "TABLE" and parsed.this.this.name != "load_lock":
+            name = parsed.this.this.name
+            described = [column.name for column in parsed.find_all(exp.ColumnDef)]
+            assert described == list(columns(by_name(name).schema))
+            layouts[name] = parsed.args["properties"].sql("redshift")
+    assert layouts == {
+        "artists": "DISTSTYLE ALL COMPOUND SORTKEY(artist_id)",
+        "users": "DISTSTYLE ALL COMPOUND SORTKEY(user_id)",
+        "time": "DISTSTYLE KEY DISTKEY(start_time) COMPOUND SORTKEY(start_time)",
+        "songs": "DISTSTYLE ALL COMPOUND SORTKEY(artist_id, song_id)",
+        "songplays": "DISTSTYLE KEY DISTKEY(start_time) COMPOUND SORTKEY(start_time, songplay_id)",
+    }
+
+
+def by_name(name):
+    return next(table for table in TABLES if table.name == name)
+
+
+def test_the_load_is_one_transaction_that_the_data_api_takes():
+    verbs = [sql.split()[0] for sql in LOAD.statements]
+    assert verbs == ["LOCK", *["DELETE"] * 5, "COPY", "COPY", *["INSERT"] * 3, "SELECT"]
+    assert len(LOAD.statements) <= 40
+    begin, commit = LOAD.text.index("\nBEGIN;"), LOAD.text.index("\nCOMMIT;")
+    assert all(begin < LOAD.text.index(sql) < commit for sql in LOAD.statements)
+
+
+def test_only_tables_that_cannot_be_partitioned_are_copied():
+    copied = [sql.split()[1].partition(".")[2] for sql in LOAD.statements if sql[:4] == "COPY"]
+    assert copied == [table.name for table in TABLES if table.name not in PARTITION_CHOICES]
+    assert [f"FROM '{OUTPUT}/{name}/'" in LOAD.text for name in copied] == [True, True]
+
+
+def test_each_varchar_is_named_for_a_column():
+    assert set(TEXT_BYTES) <= {name for table in TABLES for name in columns(table.schema)}
+
+
+@pytest.mark.parametrize(
+    ("flags", "complaint"),
+    [
+        ({}, "workgroup, cluster: expected one of the two"),
+        ({"workgroup": "a", "cluster": "b"}, "workgroup, cluster: expected one of the two"),
+        ({"workgroup": "a", "db_user": "me"}, "db_user: expected nothing"),
+        ({"workgroup": "a", "schema": "lake"}, "expected two different names"),
+        ({"workgroup": "a", "schema": 'x"; drop table songs'}, "expected a name of a-z"),
+        ({"workgroup": "a", "iam_role": "my'role"}, "expected default, or the ARN of a role"),
+    ],
+)
+def test_settings_that_would_end_in_wrong_sql_are_refused(flags, complaint):
+    given = {("redshift", key): value for key, value in flags.items()}
+    with pytest.raises(ConfigError, match=complaint):
+        load_redshift_config(flags=given, environ={})
+
+
+# ---- On a real PostgreSQL ------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def server():
+    with postgres_server() as server:
+        yield server
+
+
+@pytest.fixture
+def postgres(server):
+    """An empty database."""
+    server.ask(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
+        " AND backend_type = 'client backend';"
+        "DROP SCHEMA IF EXISTS sparkify CASCADE; DROP SCHEMA IF EXISTS lake CASCADE;"
+        "DROP TABLE IF EXISTS svv_external_schemas;"
+    )
+    return server
+
+
+@pytest.fixture(scope="module")
+def sample_lake(spark, tmp_path_factory):
+    return build_sample_lake(spark, tmp_path_factory)
+
+
+@pytest.fixture
+def small_lake(tmp_path):
+    """Three plays, written without Spark."""
+    starts = ["2018-10-31 23:59:59.999", "2018-11-01 00:00:00.001", "2018-11-02 12:00:00.796"]
+    write_lake(
+        tmp_path / "lake", make_rows(starts, {"S1": ("A1", 0), "S2": ("A2", 2004)}), BY_MONTH
+    )
+    return tmp_path / "lake"
+
+
+@pytest.fixture
+def start_redshift(postgres):
+    """Start the emulated service on a lake."""
+    started = []
+
+    def start(lake):
+        emulator = RedshiftEmulator(postgres, lake, OUTPUT)
+        started.append(emulator)
+        emulator.create_external_tables("lake")
+        return emulator
+
+    yield start
+    for emulator in started:
+        emulator.close()
+
+
+@pytest.fixture
+def redshift(start_redshift, small_lake):
+    return start_redshift(small_lake)
+
+
+def run_scripts(redshift, *scripts):
+    for script in scripts:
+        redshift.postgres.ask(redshift.script(list(script.statements)))
+
+
+def assert_loaded(postgres, lake, folder):
+    """PostgreSQL holds the rows of the lake's files, value by value, and no other."""
+    for table in TABLES:
+        names = ", ".join(columns(table.schema))
+        path = folder / f"{table.name}-loaded.csv"
+        postgres.ask(f"\\copy (select {names} from sparkify.{table.name}) to '{path}' csv")
+        kinds = {name: POSTGRES_TYPES[kind] for name, kind in columns(table.schema).items()}
+        with duckdb.connect() as database:
+            database.execute("set TimeZone = 'UTC'")
+            # epoch, because a timestamp of Parquet has a zone and PostgreSQL's text has none.
+            order = names.replace("start_time", "epoch_us(start_time)")
+            query = f"select {order} from {lake_source(lake, table)}"
+            published = database.sql(query).fetchall()
+            options = f"columns = {kinds}, header = false, allow_quoted_nulls = false"
+            loaded = database.sql(f"select {order} from read_csv('{path}', {options})").fetchall()
+        assert published
+        assert sorted(loaded, key=repr) == sorted(published, key=repr), table.name
+
+
+def count(postgres, name):
+    return int(postgres.ask(f"SELECT COUNT(*) FROM sparkify.{name};"))
+
+
+def test_the_sample_lake_is_loaded_row_by_row_with_every_key_enforced(
+    start_redshift, sample_lake, tmp_path
+):
+    redshift = start_redshift(sample_lake)
+    run_scripts(redshift, EXTERNAL_SCHEMA, TABLES_SCRIPT, LOAD)
+    assert_loaded(redshift.postgres, sample_lake, tmp_path)
+    constraints = redshift.postgres.ask(
+        "SELECT contype, COUNT(*) FROM pg_constraint"
+        " WHERE connamespace = 'sparkify'::regnamespace GROUP BY 1 ORDER BY 1;"
+    )
+    assert constraints == "f,5\np,5\n"
+
+
+def test_a_second_load_replaces_every_row(redshift, small_lake, tmp_path):
+    run_scripts(redshift, EXTERNAL_SCHEMA, TABLES_SCRIPT, LOAD)
+    shutil.rmtree(small_lake)
+    rows = make_rows(["2019-01-01 00:00:00"], {"S9": ("A9", 1999)})
+    write_lake(small_lake, rows, {})
+    redshift.create_external_tables("lake")
+    run_scripts(redshift, EXTERNAL_SCHEMA, TABLES_SCRIPT, LOAD)
+    assert_loaded(redshift.postgres, small_lake, tmp_path)
+
+
+def test_a_load_that_fails_half_way_leaves_the_old_rows(redshift, small_lake, tmp_path):
+    run_scripts(redshift, EXTERNAL_SCHEMA, TABLES_SCRIPT, LOAD)
+    redshift.postgres.ask("INSERT INTO lake.songplays SELECT * FROM lake.songplays;")
+    done = redshift.postgres.psql(redshift.script(list(LOAD.statements)))
+    assert 'duplicate key value violates unique constraint "songplays_pkey"' in done.stderr
+    assert_loaded(redshift.postgres, small_lake, tmp_path)
+
+
+def test_the_file_itself_is_a_transaction_for_whoever_runs_it_by_hand(redshift):
+    run_scripts(redshift, EXTERNAL_SCHEMA, TABLES_SCRIPT)
+    statements = LOAD.text.split(";\n")
+    begin, commit = statements[0].splitlines()[-1], statements[-2].strip()
+    body = "".join(f"{redshift.translate(sql)}\n" for sql in LOAD.statements[:-1])
+    broken = f"{begin};\n{body}SELECT 1/0;\n{commit};\n"
+    assert "division by zero" in redshift.postgres.psql(broken).stderr
+    assert count(redshift.postgres, "songplays") == 0
+    redshift.postgres.ask(f"{begin};\n{body}{commit};\n")
+    assert count(redshift.postgres, "songplays") == 3
+
+
+def test_of_two_loads_at_once_one_waits_and_no_row_is_loaded_twice(redshift):
+    run_scripts(redshift, EXTERNAL_SCHEMA, TABLES_SCRIPT)
+    sleepy = redshift.script([*LOAD.statements[:-1], "SELECT pg_sleep(3)"])
+    first = threading.Thread(target=redshift.postgres.ask, args=[sleepy])
+    first.start()
+    deadline = time.monotonic() + 10
+    while not locked(redshift.postgres) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert count(redshift.postgres, "songplays") == 0  # a reader does not wait, and sees the old
+    assert first.is_alive()
+    run_scripts(redshift, LOAD)
+    first.join()
+    assert count(redshift.postgres, "songplays") == 3
+
+
+def locked(postgres):
+    return "AccessExclusiveLock" in postgres.ask(
+        "SELECT mode FROM pg_locks WHERE granted AND relation = 'sparkify.load_lock'::regclass;"
+    )
+
+
+def test_the_samples_texts_fit_with_room(sample_lake):
+    for table in TABLES:
+        for name, kind in columns(table.schema).items():
+            if kind == "STRING":
+                with duckdb.connect() as database:
+                    (longest,) = database.sql(
+                        f"select max(octet_length(encode({name}))) from"
+                        f" {lake_source(sample_lake, table)}"
+                    ).fetchone()
+                assert longest * 2 <= TEXT_BYTES.get(name, 256), name
+
+
+def test_what_is_left_out_for_postgresql_is_the_layout_alone():
+    for sql in TABLES_SCRIPT.statements:
+        kept = " ".join(without_layout(sql).split()).replace("( ", "(").replace(" )", ")")
+        ours = " ".join(sql.partition("\nDISTSTYLE")[0].split())
+        ours = ours.replace("( ", "(").replace(" )", ")").replace("INTEGER", "INT")
+        assert kept.replace("INTEGER", "INT") == ours
+
+
+# ---- The script, against the emulated service ----------------------------------------------------
+
+
+@pytest.fixture
+def account(small_lake, redshift, monkeypatch):
+    """An account with the small lake in S3 and in its catalogue, and a Redshift."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL_REDSHIFT_DATA", redshift.url)
+    with mock_aws():
+        session = boto3.Session(region_name=REGION)
+        s3 = session.client("s3")
+        place = {"LocationConstraint": REGION}
+        s3.create_bucket(Bucket=BUCKET, CreateBucketConfiguration=place)
+        for path in small_lake.rglob("*.parquet"):
+            key = f"lake/{path.relative_to(small_lake)}"
+            s3.put_object(Bucket=BUCKET, Key=key, Body=path.read_bytes())
+        publish_catalog(session, LAKE)
+        yield session
+
+
+@pytest.fixture
+def load(account, tmp_path, capsys):
+    keys = tmp_path / "keys.cfg"
+    keys.write_text("[aws]\naccess_key_id =\nsecret_access_key =\nsession_token =\n")
+    files = ["--keys", str(keys), "--output", OUTPUT, "--poll-seconds", "0"]
+
+    def run(*arguments, workgroup="my-group"):
+        code = iac_load_redshift.main([*files, "--workgroup", workgroup, *arguments])
+        return (code, *capsys.readouterr())
+
+    return run
+
+
+def test_the_script_loads_the_lake_and_tells_how_far_it_is(load, redshift, small_lake, tmp_path):
+    code, out, err = load()
+    assert (code, out) == (
+        0,
+        "artists: 2 rows\nusers: 1 rows\ntime: 3 rows\nsongs: 2 rows\nsongplays: 3 rows\n",
+    )
+    assert re.sub(r" \d+ s$", "", err, flags=re.MULTILINE).splitlines() == [
+        "1_external_schema: submitted",
+        "1_external_schema: started",
+        "1_external_schema: finished",
+        "check: submitted",
+        "check: started",
+        "check: finished",
+        "2_tables: submitted, 0 of 7 statements",
+        "2_tables: started, 0 of 7 statements",
+        "2_tables: finished",
+        "3_load: submitted, 0 of 12 statements",
+        "3_load: started, 0 of 12 statements",
+        "3_load: finished",
+    ]
+    assert_loaded(redshift.postgres, small_lake, tmp_path)
+
+
+def test_a_second_run_gives_the_same(load, redshift, small_lake, tmp_path):
+    assert load()[0] == 0
+    code, out, _ = load("--json")
+    rows = {"artists": 2, "users": 1, "time": 3, "songs": 2, "songplays": 3}
+    assert (code, json.loads(out)) == (0, rows)
+    assert_loaded(redshift.postgres, small_lake, tmp_path)
+
+
+def test_the_request_is_whole(load, redshift):
+    load("--iam-role", ROLE)
+    _, request = next(sent for sent in redshift.requests if "Batch" in sent[0])
+    token = request.pop("ClientToken")
+    assert token
+    assert request == {
+        "WorkgroupName": "my-group",
+        "Database": "dev",
+        "StatementName": "sparkify 2_tables",
+        "Sqls": list(TABLES_SCRIPT.statements),
+    }
+
+
+def test_a_cluster_takes_the_place_of_a_workgroup(load, redshift):
+    assert load("--cluster", "my-cluster", workgroup="")[0] == 0
+    asked = [request for operation, request in redshift.requests if "Execute" in operation]
+    assert {(sent["ClusterIdentifier"], "WorkgroupName" in sent) for sent in asked} == {
+        ("my-cluster", False)
+    }
+
+
+def test_a_dry_run_prints_the_sql_and_asks_nothing(load, redshift):
+    code, out, _ = load("--dry-run", "--iam-role", ROLE)
+    assert (code, redshift.requests) == (0, [])
+    assert out == "\n".join((EXTERNAL_SCHEMA.text, TABLES_SCRIPT.text, LOAD.text))
+    assert "${" not in out.replace("${names} are filled in", "")
+
+
+def test_a_failed_statement_is_one_line_that_names_it(load, redshift, small_lake, tmp_path):
+    assert load()[0] == 0
+    redshift.postgres.ask(f"INSERT INTO lake.songs VALUES ('S3', '{'é' * 513}', 'A1', 0, 1.5);")
+    code, out, err = load()
+    assert (code, out) == (1, "")
+    assert err.splitlines()[-1] == (
+        "iac_load_redshift.py: error: 3_load failed at INSERT INTO sparkify.songs: value too long"
+        " for type character varying(1024); the tables are as they were: mend it and run this again"
+    )
+    redshift.postgres.ask("DELETE FROM lake.songs WHERE song_id = 'S3';")
+    assert_loaded(redshift.postgres, small_lake, tmp_path)
+
+
+def test_files_with_other_columns_than_the_table_are_refused(load, redshift, small_lake):
+    with duckdb.connect() as database:
+        path = small_lake / "users" / "part-00000.parquet"
+        database.execute(f"copy (select 1 as user_id, 2 as level) to '{path}' (format parquet)")
+    code, _, err = load()
+    assert code == 1
+    assert "3_load failed at COPY sparkify.users: Unmatched number of columns" in err
+
+
+def test_an_aborted_load_is_no_success(load, redshift):
+    redshift.ending = "ABORTED"
+    code, out, err = load()
+    assert (code, out) == (1, "")
+    assert "1_external_schema aborted at CREATE EXTERNAL SCHEMA IF NOT EXISTS lake: Query" in err
+
+
+def test_a_lost_answer_does_not_load_twice(load, redshift):
+    redshift.lose_answers = 1
+    assert load()[0] == 0
+    accepted = [request for operation, request in redshift.requests if "Execute" in operation]
+    assert len(accepted) == 5  # the first one was sent again
+    assert len(redshift.statements) == 4
+
+
+def test_throttling_is_waited_out_and_a_refusal_is_one_line(load, redshift):
+    redshift.refuse = [("ThrottlingException", "Rate exceeded")]
+    assert load()[0] == 0
+    redshift.refuse = [("ValidationException", "Redshift endpoint doesn't exist in this region.")]
+    code, _, err = load()
+    assert code == 1
+    assert err.splitlines() == [
+        "iac_load_redshift.py: error: AWS refused ExecuteStatement: Redshift endpoint doesn't exist"
+        " in this region. (ValidationException)"
+    ]
+
+
+def test_ctrl_c_stops_the_load_in_redshift(load, redshift, monkeypatch):
+    def interrupt(statement):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(iac_load_redshift, "describe", lambda *_: interrupt(None))
+    code, _, err = load()
+    assert code == 1
+    assert "1_external_schema: asked Redshift to stop" in err
+    assert redshift.requests[-1][0] == "CancelStatement"
+
+
+def test_a_catalogue_that_is_behind_is_not_loaded_from(load, redshift, account):
+    key = "lake/songplays/year=2020/month=1/part-00000.parquet"
+    account.client("s3").put_object(Bucket=BUCKET, Key=key, Body=b"")
+    code, _, err = load()
+    assert (code, redshift.requests) == (1, [])
+    assert "does not show what is published (songplays): run iac_publish_catalog.py" in err
+
+
+def test_an_unfinished_swap_is_not_loaded(load, redshift, account):
+    account.client("s3").put_object(Bucket=BUCKET, Key="lake/_etl/run-1/plan.json", Body=b"{}")
+    code, _, err = load()
+    assert (code, redshift.requests) == (1, [])
+    assert "run-1/plan.json" in err
+    assert "etl.py --recover" in err
+
+
+def test_an_external_schema_of_another_lake_is_noticed(load, redshift):
+    redshift.postgres.ask("INSERT INTO svv_external_schemas VALUES ('lake', 'other_lake');")
+    code, _, err = load()
+    assert code == 1
+    assert "external schema lake reads other_lake, not sparkify: drop it" in err
