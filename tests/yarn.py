@@ -7,20 +7,25 @@ are in Hadoop's XML files, where Spark's and the S3 connector's jars are in spar
 from __future__ import annotations
 
 import contextlib
-import os
+import re
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 from xml.sax.saxutils import escape
 
 import pyspark
-from py4j.java_gateway import JavaGateway
 from pyspark import SparkConf
 from pyspark.java_gateway import launch_gateway
 
+from tests.emr_emulator import StepResult, StepRun
 from tests.s3 import hadoop_version, s3_settings
+
+if TYPE_CHECKING:
+    from py4j.java_gateway import JavaGateway
 
 # Hadoop's mini cluster does not bring the cryptography that its proxy needs.
 PACKAGES = (
@@ -38,41 +43,65 @@ NODE = {
     "yarn.nodemanager.vmem-check-enabled": "false",
     "yarn.nodemanager.delete.debug-delay-sec": "0",
 }
-ADDRESSES = (
-    "yarn.resourcemanager.address",
-    "yarn.resourcemanager.scheduler.address",
-    "yarn.resourcemanager.webapp.address",
-)
+ADDRESSES = ("yarn.resourcemanager.address", "yarn.resourcemanager.scheduler.address")
+YARN_COMMAND = """#!/bin/sh
+exec {java} -cp '{conf}:{jars}/*' org.apache.hadoop.yarn.client.cli.ApplicationCLI "$@"
+"""
 SPARK_PLACE = {"PYSPARK_PYTHON": sys.executable, "SPARK_LOCAL_IP": "127.0.0.1"}
 
 
 class Yarn:
     """A running mini cluster: a client's environment for it and its containers' logs."""
 
-    def __init__(self, client: Mapping[str, str], work: Path, tracking_url: str) -> None:
+    def __init__(self, client: Mapping[str, str], work: Path) -> None:
         self.client = client
         self.work = work
-        self.tracking_url = tracking_url
 
-    def run(self, command: Sequence[str]) -> subprocess.CompletedProcess[str]:
-        """Run a step's arguments word for word, as EMR's command-runner.jar does."""
-        return subprocess.run(
+    def start(self, command: Sequence[str]) -> subprocess.Popen[str]:
+        """Start a step's arguments word for word, as EMR's command-runner.jar does."""
+        return subprocess.Popen(
             command,
             cwd=self.work,
-            env={**os.environ, **self.client},
-            capture_output=True,
+            env=dict(self.client),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            check=False,
-            timeout=300,
         )
 
-    def container_logs(self) -> dict[str, bytes]:
-        """Every log file of every container, by <application>/<container>/<file> as EMR has it."""
+    def run(self, command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+        """Run a step's arguments to their end."""
+        client = self.start(command)
+        stdout, stderr = client.communicate(timeout=300)
+        return subprocess.CompletedProcess(command, client.returncode, stdout, stderr)
+
+    def run_step(self, step: StepRun) -> StepResult:
+        """Run a step for the EMR emulator; cancelling ends only the command itself, as EMR does."""
+        client = self.start(step.args)
+        watch = threading.Thread(target=end_when_cancelled, args=(client, step), daemon=True)
+        watch.start()
+        stdout, stderr = client.communicate()
+        logs = {"steps/{step}/stdout.gz": stdout, "steps/{step}/stderr.gz": stderr}
+        for name in set(re.findall(r"application_\d+_\d+", stderr)):
+            for path, content in self.container_logs(name).items():
+                logs[f"containers/{path}.gz"] = content.decode()
+        return StepResult(client.returncode, logs, log_delay=6)
+
+    def container_logs(self, application: str = "application_*") -> dict[str, bytes]:
+        """What each container wrote, by <application>/<container>/<file> as EMR has it in S3."""
         return {
             "/".join(path.parts[-3:]): path.read_bytes()
-            for path in sorted(self.work.glob("target/**/application_*/container_*/std*"))
+            for path in sorted(self.work.glob(f"target/**/{application}/container_*/std*"))
             if "logDir" in str(path)
         }
+
+
+def end_when_cancelled(client: subprocess.Popen[str], step: StepRun) -> None:
+    """Watch a step's command, and send it SIGTERM when EMR is told to cancel it."""
+    while client.poll() is None:
+        if step.cancelled.wait(timeout=0.2):
+            client.terminate()
+            return
 
 
 @contextlib.contextmanager
@@ -83,11 +112,7 @@ def mini_yarn(work: Path, s3_endpoint: str) -> Iterator[Yarn]:
     gateway = _gateway(work, resolve(*(name.format(hadoop_version()) for name in PACKAGES)))
     try:
         cluster = _start(gateway)
-        yield Yarn(
-            _client(work, cluster.getConfig(), settings, connector),
-            work,
-            f"http://{cluster.getConfig().get('yarn.resourcemanager.webapp.address')}",
-        )
+        yield Yarn(_client(work, cluster.getConfig(), settings, connector), work)
         cluster.stop()
     finally:
         gateway.shutdown()
@@ -146,13 +171,22 @@ def _client(work: Path, conf, s3: Mapping[str, str], connector: Sequence[str]) -
         defaults[f"spark.executorEnv.{name}"] = value
     lines = [f"{key} {value}\n" for key, value in defaults.items()]
     (folder / "spark-defaults.conf").write_text("".join(lines))
+    (work / "bin").mkdir()
+    yarn = work / "bin" / "yarn"
+    yarn.write_text(
+        YARN_COMMAND.format(java=java_home / "bin/java", conf=folder, jars=home / "jars")
+    )
+    yarn.chmod(0o755)
+    # Nothing of this computer's own environment, least of all keys, is on a cluster's node.
     return {
         "HADOOP_CONF_DIR": str(folder),
         "SPARK_CONF_DIR": str(folder),
         "SPARK_HOME": str(home),
         "SPARK_LOCAL_IP": SPARK_PLACE["SPARK_LOCAL_IP"],
         "SPARK_DIST_CLASSPATH": ":".join(connector),
-        "PATH": f"{home}/bin:{os.environ['PATH']}",
+        "JAVA_HOME": str(java_home),
+        "HOME": str(work),
+        "PATH": f"{home}/bin:{yarn.parent}:{Path(sys.executable).parent}:/usr/bin:/bin",
     }
 
 
