@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import datetime as dt
 import difflib
 import gzip
 import inspect
@@ -394,6 +395,11 @@ def say(text: str) -> None:
 def warn(text: str) -> None:
     """Narrate something that the user should mend."""
     make_console().print(f"warning: {text}", style="yellow")
+
+
+def now() -> dt.datetime:
+    """This moment, as AWS tells times."""
+    return dt.datetime.now(dt.timezone.utc)
 
 
 def duration(seconds: float) -> str:

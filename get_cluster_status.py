@@ -187,7 +187,7 @@ def fetch_status(
         idle_timeout=policy.get("IdleTimeout"),
     )
     prices = {node["InstanceType"]: price_list.of(node["InstanceType"]) for node in answers.nodes}
-    status = build_status(answers, prices, dt.datetime.now(dt.timezone.utc))
+    status = build_status(answers, prices, aws.now())
     return dataclasses.replace(status, steps=status.steps[:last])
 
 

@@ -6,7 +6,6 @@ Exit codes: 0 gone (be it already) or nothing done, 1 AWS refused, 2 usage or co
 from __future__ import annotations
 
 import argparse
-import datetime as dt
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -88,7 +87,7 @@ def describe_choice(config: EmrConfig, args: argparse.Namespace) -> str:
 def describe_cluster(emr: EMRClient, cluster: ClusterTypeDef) -> str:
     """One line on what would be lost: name, id, state, age, and the unfinished steps."""
     status = cluster["Status"]
-    age = dt.datetime.now(dt.timezone.utc) - status["Timeline"]["CreationDateTime"]
+    age = aws.now() - status["Timeline"]["CreationDateTime"]
     steps = emr.list_steps(
         ClusterId=cluster["Id"], StepStates=["PENDING", "RUNNING", "CANCEL_PENDING"]
     )["Steps"]

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import botocore.loaders
 import pytest
 
 import aws
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     import boto3
 
 REGION = "us-west-2"
+LOADER = botocore.loaders.create_loader()
 BUCKET = "my-sparkify-bucket"
 SECRET = "canary-secret-that-must-stay-home"
 
@@ -41,6 +43,8 @@ class Outcome:
 def emulator(monkeypatch: pytest.MonkeyPatch) -> Iterator[EmrEmulator]:
     """An empty account: no role, no bucket, no cluster."""
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    # Every script makes a session of its own; reading AWS's models anew is most of its work.
+    monkeypatch.setattr("botocore.session.create_loader", lambda *_: LOADER)
     with EmrEmulator() as emulator:
         monkeypatch.setenv("AWS_ENDPOINT_URL", emulator.url)
         yield emulator
