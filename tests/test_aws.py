@@ -1,0 +1,437 @@
+"""aws.py: errors in one line with their cure, waiting, narrating, and whose keys are used."""
+
+from __future__ import annotations
+
+import io
+
+import botocore.exceptions as errors
+import pytest
+from boto3.exceptions import S3UploadFailedError
+from rich.console import Console
+
+import aws
+import get_cluster_status
+import iac_create
+import iac_submit_etl
+import iac_terminate
+from configs import ConfigError
+from tests.aws_fixtures import *  # noqa: F403 (fixtures)
+
+SIGN_IN = "run aws sso login or aws configure, or fill in keys.cfg"
+URL = "https://elasticmapreduce.us-west-2.amazonaws.com/"
+SCRIPTS = [iac_create, get_cluster_status, iac_terminate]
+
+
+def refusal(code, message="why", operation="RunJobFlow", **more):
+    return errors.ClientError({"Error": {"Code": code, "Message": message, **more}}, operation)
+
+
+# Errors: one line each, with the cure.
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        *[
+            (refusal(code), f"the session token has expired: {SIGN_IN} with a new one")
+            for code in sorted(aws.EXPIRED)
+        ],
+        *[
+            (refusal(code), f"AWS does not accept these keys ({code}): {SIGN_IN}")
+            for code in sorted(aws.UNKNOWN_KEYS)
+        ],
+        *[
+            (
+                refusal(code, "User x may\n not"),
+                "not allowed to RunJobFlow: User x may not; iam-policy.json lists what you need",
+            )
+            for code in sorted(aws.DENIED)
+        ],
+        *[
+            (
+                refusal(code),
+                f"AWS is asked too often (RunJobFlow: {code}): try again in a few minutes",
+            )
+            for code in sorted(aws.THROTTLED)
+        ],
+        (
+            refusal("NoSuchBucket", BucketName="b"),
+            "there is no bucket b: run iac_create.py --create-bucket, or mend dl.cfg",
+        ),
+        (
+            refusal("NoSuchBucket"),
+            "there is no bucket of that name: run iac_create.py --create-bucket, or mend dl.cfg",
+        ),
+        (refusal("Odd", "a\nb"), "AWS refused RunJobFlow: a b (Odd)"),
+        (errors.NoCredentialsError(), f"no AWS credentials found: {SIGN_IN}"),
+        (
+            errors.PartialCredentialsError(provider="env", cred_var="secret"),
+            "the AWS credentials cannot be used: Partial credentials found in env,"
+            f" missing: secret; {SIGN_IN}",
+        ),
+        (
+            errors.ProfileNotFound(profile="x"),
+            "the AWS credentials cannot be used: The config profile (x) could not be found;"
+            f" {SIGN_IN}",
+        ),
+        (
+            errors.UnauthorizedSSOTokenError(),
+            "the AWS credentials cannot be used: The SSO session associated with this profile has"
+            " expired or is otherwise invalid. To refresh this SSO session run aws sso login with"
+            f" the corresponding profile.; {SIGN_IN}",
+        ),
+        (
+            errors.EndpointConnectionError(endpoint_url=URL),
+            f'AWS cannot be reached: Could not connect to the endpoint URL: "{URL}";'
+            " check the region in dl.cfg and your network",
+        ),
+        (
+            errors.ReadTimeoutError(endpoint_url=URL),
+            f'AWS cannot be reached: Read timeout on endpoint URL: "{URL}";'
+            " check the region in dl.cfg and your network",
+        ),
+        (aws.AwsError("in\none line"), "in one line"),
+        (S3UploadFailedError("upload failed"), "upload failed"),
+    ],
+    ids=lambda value: None if isinstance(value, str) else type(value).__name__,
+)
+def test_an_error_of_aws_is_told_in_one_line_with_its_cure(error, told):
+    assert aws.explain(error) == told
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "told"),
+    [
+        (ConfigError("wrong"), 2, "test_aws.py: error: wrong\n"),
+        (aws.AwsError("no"), 1, "test_aws.py: error: no\n"),
+        (aws.StillGoingError("later"), 1, "test_aws.py: error: later\n"),
+        (
+            errors.NoCredentialsError(),
+            1,
+            f"test_aws.py: error: {aws.explain(errors.NoCredentialsError())}\n",
+        ),
+        (S3UploadFailedError("x"), 1, "test_aws.py: error: x\n"),
+        (
+            KeyboardInterrupt(),
+            130,
+            "test_aws.py: stopped; what was begun on AWS goes on: see get_cluster_status.py\n",
+        ),
+    ],
+)
+def test_an_expected_error_is_a_line_and_an_exit_code(error, code, told, capsys):
+    def command(argv):
+        raise error
+
+    assert aws.run_script(command, []) == code
+    assert capsys.readouterr() == ("", told)
+
+
+def test_a_mistake_in_the_code_is_not_dressed_up(capsys):
+    def command(argv):
+        raise KeyError("bug")
+
+    with pytest.raises(KeyError):
+        aws.run_script(command, [])
+
+
+def test_the_arguments_reach_the_command_and_its_code_comes_back():
+    assert aws.run_script(lambda argv: len(argv), ["a", "b", "c"]) == 3
+
+
+def test_messages_of_aws_are_printed_as_they_are_however_long(capsys):
+    text = "[red]not markup[/red] :smile: " + "x" * 300
+
+    aws.say(text)
+
+    assert capsys.readouterr().err == text + "\n"
+
+
+# The same errors through the scripts themselves.
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.__name__)
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        ("ExpiredTokenException", "the session token has expired: "),
+        ("UnrecognizedClientException", "AWS does not accept these keys"),
+        ("AccessDeniedException", "not allowed to ListClusters: no, you may not; iam-policy.json"),
+    ],
+)
+def test_every_script_tells_what_is_wrong_with_the_keys(run, account, script, code, told):
+    account.refuse("elasticmapreduce", code, "no, you may not", operation="ListClusters", times=9)
+
+    outcome = run(script.main)
+
+    assert (outcome.code, outcome.out) == (1, "")
+    assert outcome.err.startswith(f"{script.__name__}.py: error: {told}")
+    assert outcome.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.__name__)
+def test_every_script_without_credentials_says_how_to_get_some(run, account, script, monkeypatch):
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+
+    outcome = run(script.main)
+
+    assert (outcome.code, outcome.out) == (1, "")
+    assert outcome.err == f"{script.__name__}.py: error: no AWS credentials found: {SIGN_IN}\n"
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.__name__)
+def test_every_script_refuses_a_misspelt_region_before_it_asks(run, emulator, script):
+    outcome = run(script.main, "--region", "us-wset-2")
+
+    assert (outcome.code, outcome.err) == (
+        2,
+        f"{script.__name__}.py: error: region us-wset-2 is unknown; did you mean us-west-2?"
+        " (region in [emr], or --region)\n",
+    )
+    assert emulator.requests == []
+
+
+def test_a_region_like_no_other_asks_for_a_newer_boto3(run, emulator):
+    outcome = run(get_cluster_status.main, "--region", "zz-moon-1")
+
+    assert "region zz-moon-1 is unknown; if it is new, update boto3 (" in outcome.err
+
+
+@pytest.mark.parametrize("region", ["us-gov-west-1", "cn-north-1", "eu-central-1"])
+def test_regions_of_all_partitions_are_known(region):
+    assert aws.make_session(None, region).region_name == region
+
+
+def test_an_endpoint_that_nobody_answers_is_told(run, emulator, monkeypatch):
+    config = aws.Config(retries={"total_max_attempts": 1}, connect_timeout=1)
+    monkeypatch.setattr(aws, "CLIENT_CONFIG", config)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+
+    outcome = run(get_cluster_status.main)
+
+    assert outcome.code == 1
+    assert outcome.last_line == (
+        "get_cluster_status.py: error: AWS cannot be reached: Could not connect to the endpoint"
+        ' URL: "http://127.0.0.1:9/"; check the region in dl.cfg and your network'
+    )
+
+
+@pytest.mark.parametrize("script", [*SCRIPTS, iac_submit_etl], ids=lambda script: script.__name__)
+def test_every_script_has_the_common_flags(run, script):
+    told = run(script.main, "--help")
+
+    assert told.code == 0
+    for flag in ("--config", "--keys", "--region", "--cluster-name", "--poll-seconds"):
+        assert flag in told.out
+
+
+def test_a_missing_configuration_names_the_flag(run):
+    outcome = run(get_cluster_status.main, "--config", "nowhere.cfg")
+
+    assert (outcome.code, outcome.err) == (
+        2,
+        "get_cluster_status.py: error: nowhere.cfg: no such file; name another with --config\n",
+    )
+
+
+# Keys.
+
+
+def write_keys(path, mode):
+    path.write_text(
+        "[aws]\naccess_key_id = AKIAFROMTHEFILE\nsecret_access_key = s\nsession_token = t\n"
+    )
+    path.chmod(mode)
+    return str(path)
+
+
+def test_the_keys_of_keys_cfg_sign_the_requests(run, account, tmp_path):
+    run(get_cluster_status.main, "--keys", write_keys(tmp_path / "mine.cfg", 0o600))
+
+    headers = account.requests[0].headers
+    assert "Credential=AKIAFROMTHEFILE/" in headers["Authorization"]
+    assert headers["X-Amz-Security-Token"] == "t"
+
+
+def test_blank_keys_leave_the_choice_to_boto3(run, account):
+    run(get_cluster_status.main)
+
+    assert "Credential=testing/" in account.requests[0].headers["Authorization"]
+
+
+@pytest.mark.parametrize(("mode", "warned"), [(0o600, False), (0o640, True), (0o604, True)])
+def test_keys_that_others_can_read_are_warned_of(run, account, tmp_path, mode, warned):
+    path = write_keys(tmp_path / "mine.cfg", mode)
+
+    outcome = run(get_cluster_status.main, "--keys", path)
+
+    line = f"warning: others on this computer can read {path}: run chmod 600 {path}\n"
+    assert outcome.err == (line if warned else "")
+
+
+# Why something is in its state.
+
+
+@pytest.mark.parametrize(
+    ("status", "told"),
+    [
+        ({}, "EMR gives no reason"),
+        ({"StateChangeReason": {}}, "EMR gives no reason"),
+        ({"StateChangeReason": {"Code": "C", "Message": "M"}}, "C: M"),
+        ({"FailureDetails": {"Reason": "R", "Message": "M", "LogFile": "L"}}, "R: M"),
+        ({"FailureDetails": {"Reason": "R"}, "StateChangeReason": {"Message": "R"}}, "R"),
+    ],
+)
+def test_the_reason_is_all_that_emr_says_once(status, told):
+    assert aws.failure_reason(status) == told
+
+
+# Waiting.
+
+
+def make_clock():
+    slept = []
+    return aws.Clock(now=lambda: float(sum(slept)), sleep=slept.append), slept
+
+
+def test_polling_pauses_between_looks_and_not_before_the_first():
+    clock, slept = make_clock()
+    looks = aws.poll(iter("abc").__next__, every=15, clock=clock)
+
+    assert [next(looks), next(looks), next(looks)] == ["a", "b", "c"]
+    assert slept == [15, 15]
+
+
+def answers(*given):
+    """A function that gives one answer after the other, and raises those that are errors."""
+    left = list(given)
+
+    def answer():
+        value = left.pop(0)
+        if isinstance(value, Exception):
+            raise value
+        return value
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    "error", [refusal("ThrottlingException"), errors.ReadTimeoutError(endpoint_url=URL)]
+)
+def test_polling_slows_down_while_aws_throttles_or_is_away_and_speeds_up_again(error, capsys):
+    clock, slept = make_clock()
+    looks = aws.poll(answers("a", error, error, "b", "c"), every=15, clock=clock)
+
+    assert [next(looks), next(looks), next(looks)] == ["a", "b", "c"]
+    assert slept == [15, 30, 60, 15]
+    told = capsys.readouterr().err.splitlines()
+    assert told[0] == f"warning: {aws.explain(error)}; asking again in 30 s"
+    assert len(told) == 2
+
+
+def test_polling_never_pauses_longer_than_four_minutes():
+    clock, slept = make_clock()
+    looks = aws.poll(answers(*[refusal("Throttling")] * 9, "a"), every=15, clock=clock)
+
+    assert next(looks) == "a"
+    assert max(slept) == slept[-1] == 240
+
+
+def test_polling_raises_any_other_refusal_at_once():
+    clock, slept = make_clock()
+
+    with pytest.raises(errors.ClientError, match="ExpiredToken"):
+        next(aws.poll(answers(refusal("ExpiredToken")), clock=clock))
+
+    assert slept == []
+
+
+def test_polling_gives_up_before_the_pause_that_would_be_too_long():
+    clock, slept = make_clock()
+    looks = aws.poll(lambda: "a", every=15, timeout=40, clock=clock)
+
+    assert [next(looks), next(looks), next(looks)] == ["a"] * 3
+    with pytest.raises(aws.StillGoingError, match="gave up waiting after 30 s; what was waited"):
+        next(looks)
+    assert slept == [15, 15]
+
+
+def test_asking_once_does_not_ask_again_where_no_answer_came():
+    asked = answers(errors.ReadTimeoutError(endpoint_url=URL), "second")
+
+    with pytest.raises(aws.AwsError, match=r"gave no answer .* run the same again"):
+        aws.ask_once(asked, every=0)
+
+    assert asked() == "second"
+
+
+def test_the_once_client_does_not_retry(session):
+    assert aws.make_once_client(session).meta.config.retries["total_max_attempts"] == 1
+
+
+def test_the_other_clients_slow_down_by_themselves(session):
+    retries = session.client("emr").meta.config.retries
+
+    assert (retries["mode"], retries["total_max_attempts"]) == ("adaptive", 11)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0 s"),
+        (59.9, "59 s"),
+        (60, "1 min 0 s"),
+        (3599, "59 min 59 s"),
+        (3600, "1 h 0 min"),
+        (90_061, "25 h 1 min"),
+    ],
+)
+def test_durations_read_well(seconds, text):
+    assert aws.duration(seconds) == text
+
+
+# Narrating.
+
+
+def test_off_a_terminal_each_new_state_is_one_plain_line(capsys):
+    with aws.Progress() as progress:
+        for second in range(3):
+            progress.show("STARTING", f"{second} s")
+        progress.show("WAITING", "3 s")
+
+    assert capsys.readouterr().err == "STARTING 0 s\nWAITING 3 s\n"
+
+
+def test_on_a_terminal_the_line_changes_in_place_and_is_gone_at_the_end(monkeypatch):
+    output = io.StringIO()
+    monkeypatch.setattr(
+        aws, "make_console", lambda: Console(file=output, force_terminal=True, markup=False)
+    )
+
+    with aws.Progress() as progress:
+        progress.show("STARTING", "0 s")
+
+    assert "STARTING 0 s" in output.getvalue()
+    assert output.getvalue().endswith("\x1b[2K")  # the line is erased
+
+
+# S3.
+
+
+@pytest.mark.parametrize(
+    ("uri", "parts"),
+    [
+        ("s3://bucket/a/b", ("bucket", "a/b")),
+        ("s3n://bucket/logs/", ("bucket", "logs/")),
+        ("s3://bucket", ("bucket", "")),
+    ],
+)
+def test_uris_are_split_as_emr_gives_them_back(uri, parts):
+    assert aws.split_uri(uri) == parts
+
+
+@pytest.mark.parametrize(
+    ("path", "remote"), [("s3://b/x", True), ("s3a://b/x", True), ("data/s3", False)]
+)
+def test_paths_in_s3_are_told_from_folders(path, remote):
+    assert aws.is_s3(path) is remote
