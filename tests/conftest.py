@@ -14,6 +14,8 @@ time.tzset()
 import pytest  # noqa: E402
 from pyspark.sql import SparkSession  # noqa: E402
 
+from tests.fault_summary import pytest_terminal_summary  # noqa: E402, F401 (pytest calls it)
+
 
 @pytest.fixture(scope="session")
 def spark():
