@@ -7,6 +7,7 @@ missing: it is a hash of Spark's own, so a test can only ask that it is unique a
 from __future__ import annotations
 
 import argparse
+import codecs
 import gzip
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,12 +59,14 @@ COLUMNS = {
     " year, month",
 }
 
+BLANK = r"create macro blank(value) as regexp_full_match(coalesce(value, ''), '\s*')"
+
 # Which records count. The winner among the records of one song_id is known here once, with its
 # artist's name, because both the table of songs and the matching need it.
 SONG_RECORDS = """
 create table good_songs as
 from song_records
-where trim(coalesce(song_id, '')) <> '' and trim(coalesce(artist_id, '')) <> ''
+where not blank(song_id) and not blank(artist_id)
     and isfinite(coalesce(duration, 0))
     and isfinite(coalesce(artist_latitude, 0)) and isfinite(coalesce(artist_longitude, 0));
 
@@ -86,17 +89,17 @@ from good_songs
 qualify row_number() over (
     partition by artist_id
     order by (latitude is not null and longitude is not null) desc,
-        (trim(coalesce(location, '')) <> '') desc,
+        blank(location),
         coalesce(year, 0) desc,
         name, location, latitude, longitude) = 1;
 """
 
-# Timestamps end with the year 9999, the last that Parquet's readers agree on.
+# A ts of another century is a mistake: seconds or microseconds, most likely.
 GOOD_PLAYS = """
 create table good_plays as
 from events
-where page = 'NextSong' and trim(coalesce("userId", '')) <> ''
-    and ts between 0 and 253402300799999 and isfinite(coalesce(length, 0));
+where page = 'NextSong' and not blank("userId") and isfinite(coalesce(length, 0))
+    and ts between epoch_ms(timestamp '2000-01-01') and epoch_ms(timestamp '2100-01-01');
 """
 
 # A name is repaired by reading its characters as Latin-1 bytes and those as UTF-8, at most twice.
@@ -174,7 +177,7 @@ left join matches
     and matches.duration = plays.length;
 """
 
-RULES = (SONG_RECORDS, SONGS, ARTISTS, GOOD_PLAYS, REPAIR, PLAYS, USERS, TIME, SONGPLAYS)
+RULES = (BLANK, SONG_RECORDS, SONGS, ARTISTS, GOOD_PLAYS, REPAIR, PLAYS, USERS, TIME, SONGPLAYS)
 
 
 def build_tables(song_data: Path, log_data: Path) -> dict[str, list[Row]]:
@@ -229,7 +232,7 @@ def song_documents(folder: Path) -> Iterator[str]:
     for path in find_files(folder):
         content = read_content(path)
         if _is_json(content):
-            yield content.decode()
+            yield content.decode("utf-8-sig")
         else:
             yield from _lines(content)
 
@@ -241,14 +244,14 @@ def _log_documents(folder: Path) -> Iterator[str]:
 
 def _is_json(content: bytes) -> bool:
     try:
-        text = content.decode()
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
         return False
     return duckdb.execute("select json_valid(?)", [text]).fetchall() == [(True,)]
 
 
 def _lines(content: bytes) -> Iterator[str]:
-    for line in content.split(b"\n"):
+    for line in content.removeprefix(codecs.BOM_UTF8).splitlines():
         try:
             yield line.decode()
         except UnicodeDecodeError:

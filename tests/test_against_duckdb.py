@@ -27,6 +27,7 @@ from tests import oracle
 PROJECT = Path(etl.__file__).parent
 # The second crosses New Year, the third a leap day; ISO weeks and months differ at both.
 STARTS = {1: "2018-11-01", 2: "2018-12-15", 3: "2020-02-15"}
+EVENTS, BAD_LINES = 4000, 40
 CONTESTED_SHARE = 0.03
 
 KEPT_OR_LEFT_OUT = ("loaded", "filtered", "duplicate")
@@ -92,7 +93,13 @@ def make_case(folder, seed):
 
 def generate(data, seed):
     command = [sys.executable, str(PROJECT / "data" / "generate.py"), "--output", str(data)]
-    recipe = {"songs": 300, "events": 4000, "seed": seed, "start": STARTS[seed], "bad-lines": 0.01}
+    recipe = {
+        "songs": 300,
+        "events": EVENTS,
+        "seed": seed,
+        "start": STARTS[seed],
+        "bad-lines": BAD_LINES / EVENTS,
+    }
     options = [part for name, value in recipe.items() for part in (f"--{name}", str(value))]
     subprocess.run([*command, *options], check=True, capture_output=True)
 
@@ -245,7 +252,13 @@ def test_the_input_has_what_the_rules_are_about(case):
     assert len(matched) > 300
     assert case.sources["song_data"]["duplicate"] > 10
     assert case.sources["log_data"]["duplicate"] > 200
-    assert sum(case.sources["log_data"]["rejected"].values()) > 30
+
+
+@pytest.mark.xfail(
+    reason="a lone byte such as \\xff is no UTF-8, and yet its line is loaded", strict=True
+)
+def test_every_bad_line_is_rejected(case):
+    assert sum(case.sources["log_data"]["rejected"].values()) == BAD_LINES
 
 
 def shuffled(documents, seed=0):

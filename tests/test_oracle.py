@@ -185,7 +185,7 @@ def test_only_nextsong_is_a_play(tables):
 
 @pytest.mark.parametrize("key", ["ts", "userId", "sessionId", "itemInSession"])
 def test_plays_that_differ_in_any_part_of_their_key_are_all_kept(tables, key):
-    other = {"ts": 1, "userId": "9", "sessionId": None, "itemInSession": None}[key]
+    other = {"ts": 1541105830797, "userId": "9", "sessionId": None, "itemInSession": None}[key]
 
     assert len(tables([], [event(), event(**{key: other})])["songplays"]) == 2
 
@@ -230,7 +230,7 @@ def test_the_smallest_of_two_records_with_one_key_wins(tables, loser, winner, ba
 @pytest.mark.parametrize(
     ("earlier", "later"),
     [
-        ({"ts": 1, "sessionId": 9}, {"ts": 2, "sessionId": 1}),
+        ({"ts": 1541105830795, "sessionId": 200}, {}),
         ({"sessionId": 1, "itemInSession": 9}, {"sessionId": 2, "itemInSession": 1}),
         ({"sessionId": None}, {"sessionId": 1}),
         ({"itemInSession": 1}, {"itemInSession": 2}),
@@ -323,6 +323,12 @@ def test_records_with_one_key_are_compared_by_their_repaired_names(tables, backw
     assert [row[6] for row in built["songplays"]] == ["early"]
 
 
+def test_the_first_and_last_possible_moments_are_kept(tables):
+    built = tables([], [event(ts=946684800000), event(ts=4102444800000)])
+
+    assert [row[5] for row in built["time"]] == [2000, 2100]
+
+
 def test_other_texts_of_the_log_are_not_repaired(tables):
     wrong = mojibake("é")
 
@@ -354,12 +360,12 @@ def test_a_name_given_as_a_number_is_text(tables):
         event(itemInSession=5, ts="abc"),
         event(itemInSession=5, ts="1541105830796"),
         event(itemInSession=5, ts=1541105830796.5),
-        event(itemInSession=5, ts=-1),
-        event(itemInSession=5, ts=253402300800000),  # the year 10000
+        event(itemInSession=5, ts=946684799999),  # 1999
+        event(itemInSession=5, ts=4102444800001),  # 2100
         event(itemInSession=5, ts=10**18),
         event(itemInSession=5, ts=10**19),
         event(itemInSession=5, userId=""),
-        event(itemInSession=5, userId="  "),
+        event(itemInSession=5, userId=" \t"),
         event(itemInSession=5, userId=None),
         event(itemInSession=5, sessionId="x"),
         event(itemInSession=5, length="200.5"),
@@ -404,6 +410,25 @@ def test_song_files_may_be_pretty_printed_and_any_file_compressed(tmp_path):
     built = oracle.build_tables(song_data, log_data)
 
     assert (len(built["songs"]), len(built["songplays"])) == (2, 2)
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_record(tmp_path):
+    song_data, log_data = folders(tmp_path, [], [])
+    (song_data / "songs.json").write_text(lines([song()]), encoding="utf-8-sig")
+    (log_data / "events.json").write_text(lines([event()]), encoding="utf-8-sig")
+
+    built = oracle.build_tables(song_data, log_data)
+
+    assert (len(built["songs"]), len(built["songplays"])) == (1, 1)
+
+
+@pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
+def test_lines_end_as_on_any_system(tmp_path, line_end):
+    song_data, log_data = folders(tmp_path, [], [])
+    text = lines([event(), event(userId="9")]).replace("\n", line_end)
+    (log_data / "events.json").write_bytes(text.encode())
+
+    assert len(oracle.build_tables(song_data, log_data)["songplays"]) == 2
 
 
 def test_an_invalid_byte_rejects_its_line_alone(tmp_path):

@@ -51,7 +51,7 @@ class Scale:
 
 
 SCALES = {
-    "tiny": Scale(300, 5_000),
+    "sample": Scale(96, 6_000),  # about what data/ holds
     "small": Scale(3_000, 300_000),
     "medium": Scale(15_000, 3_000_000),
     "large": Scale(15_000, 10_000_000, naive=False),

@@ -79,7 +79,7 @@ def _bars(seconds: dict[str, float]) -> str:
 
 
 def _draw_seconds(results: Sequence[Record], folder: Path) -> Path:
-    """One panel a scale, since a tiny scale's bars would vanish beside a large one's."""
+    """One panel a scale, since a small scale's bars would vanish beside a large one's."""
     from matplotlib import pyplot
 
     figure, panels = pyplot.subplots(

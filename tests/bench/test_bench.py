@@ -133,7 +133,7 @@ def test_songplay_ids_that_repeat_are_counted(tmp_path):
 
 
 def test_the_benchmark_runs_and_keeps_its_figures(tmp_path):
-    command = [sys.executable, str(HERE / "bench.py"), "--scale", "tiny", "--runs", "2"]
+    command = [sys.executable, str(HERE / "bench.py"), "--scale", "sample", "--runs", "2"]
     result = subprocess.run(
         [*command, "--only", "duckdb", "--results", str(tmp_path)],
         capture_output=True,
@@ -142,7 +142,7 @@ def test_the_benchmark_runs_and_keeps_its_figures(tmp_path):
     )
 
     assert result.returncode == 0, result.stderr
-    (path,) = tmp_path.glob("*-tiny.json")
+    (path,) = tmp_path.glob("*-sample.json")
     figures = json.loads(path.read_text())["medians"]
     assert list(figures) == ["duckdb (year)", "duckdb (year,artist_id)"]
     assert figures["duckdb (year,artist_id)"]["files"] > figures["duckdb (year)"]["files"] > 10
