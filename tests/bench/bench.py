@@ -83,8 +83,11 @@ CONTENDERS = (
 
 
 def main() -> int:
-    """Run the benchmark; 1 if a contender fails or the tables differ."""
+    """Run the benchmark; 1 if a contender fails or the tables differ, 2 if it cannot run here."""
     arguments = parse_arguments()
+    if sys.platform != "linux":
+        print("bench.py: error: it measures by /proc; run it on Linux", file=sys.stderr)
+        return 2
     scale = SCALES[arguments.scale]
     contenders = [
         contender

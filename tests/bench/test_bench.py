@@ -13,6 +13,7 @@ import pytest
 from tests.bench import compare
 
 HERE = Path(__file__).parent
+needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="costs are measured by /proc")
 
 LAKE = {
     "songs/year=2000/a.parquet": "('S1', 'Title', 'A1', 200.5)"
@@ -56,6 +57,7 @@ def measured(command, tmp_path):
     )
 
 
+@needs_linux
 def test_a_cost_holds_the_children_that_outlive_their_parent(tmp_path):
     busy = "import time\nballast = bytearray(200_000_000)\nwhile time.process_time() < 0.8: pass"
     parent = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {busy!r}])"
@@ -67,6 +69,7 @@ def test_a_cost_holds_the_children_that_outlive_their_parent(tmp_path):
     assert 200_000_000 < cost["peak_bytes"] < 400_000_000
 
 
+@needs_linux
 def test_memory_that_a_fork_shows_as_its_own_counts_once(tmp_path):
     script = (
         "import os, time\n"
@@ -81,6 +84,7 @@ def test_memory_that_a_fork_shows_as_its_own_counts_once(tmp_path):
     assert 200_000_000 < cost["peak_bytes"] < 300_000_000
 
 
+@needs_linux
 def test_a_contender_that_fails_says_why(tmp_path):
     result = measured([sys.executable, "-c", "raise SystemExit('no such table')"], tmp_path)
 
@@ -132,6 +136,7 @@ def test_songplay_ids_that_repeat_are_counted(tmp_path):
     assert compare.repeated_ids(write_lake(tmp_path / "b", ("(2, time", "(1, time"))) == 1
 
 
+@needs_linux
 def test_the_benchmark_runs_and_keeps_its_figures(tmp_path):
     command = [sys.executable, str(HERE / "bench.py"), "--scale", "sample", "--runs", "2"]
     result = subprocess.run(
