@@ -1,6 +1,6 @@
 #!/bin/sh
-# Prints the JAVA_HOME to run Spark with (nothing where the java on the PATH will do), after it has
-# installed a Java runtime where there is none of version 17 or newer.
+# Finds Java 17 or newer, or installs it, and prints the JAVA_HOME to run Spark with.
+# It prints nothing where the java on the PATH will do.
 set -eu
 
 is_new_enough() { # $1: a java command

@@ -1,5 +1,5 @@
 #!/bin/sh
-# setup-venv.sh FOLDER REQUIREMENTS: makes the virtual environment if need be, and installs into it.
+# Makes a virtual environment, if need be, and installs requirements into it: FOLDER REQUIREMENTS
 set -eu
 venv=$1 requirements=$2
 

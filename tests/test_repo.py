@@ -1,0 +1,100 @@
+"""The repository keeps its word: no keys in it, and a README that names what is really there."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import etl
+from configs import DL_CFG, ETL_MODULES, KEYS_CFG
+from tests.readme import SETTING, render
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
+
+
+def test_the_committed_keys_are_blank():
+    committed = subprocess.run(
+        ["git", "show", "HEAD:keys.cfg"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    text = committed.stdout if committed.returncode == 0 else KEYS_CFG.read_text(encoding="utf-8")
+    values = re.findall(r"^\w+ *=([^#\n]*)", text, re.MULTILINE)
+    assert values
+    assert not any(value.strip() for value in values)
+
+
+def test_no_tracked_file_holds_an_access_key():
+    tracked = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    for name in tracked:
+        content = (ROOT / name).read_bytes() if (ROOT / name).is_file() else b""
+        found = re.findall(rb"\bA(?:KIA|SIA)[A-Z0-9]{16}\b", content)
+        assert not [key for key in found if not re.search(rb"EXAMPLE|0123456789", key)], name
+
+
+def test_etl_ships_with_every_module_that_it_imports():
+    own = {path.name for path in ROOT.glob("*.py")}
+    needed, todo = set(), ["etl.py"]
+    while todo:
+        for node in ast.walk(ast.parse((ROOT / todo.pop()).read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            found = {f"{name}.py" for name in names} & own - needed
+            needed |= found
+            todo += found
+    assert needed == set(ETL_MODULES)
+
+
+@pytest.mark.parametrize("module", ["etl.py", *ETL_MODULES])
+def test_what_ships_needs_only_pyspark_and_the_standard_library(module):
+    tree = ast.parse((ROOT / module).read_text(encoding="utf-8"))
+    imported = {
+        (name or "").partition(".")[0]
+        for node in ast.walk(tree)
+        if isinstance(node, (ast.Import, ast.ImportFrom))
+        for name in (
+            [node.module] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names]
+        )
+    }
+    own = {name.removesuffix(".py") for name in ETL_MODULES}
+    foreign = {name for name in imported - own if not _is_standard(name)}
+    assert foreign <= {"pyspark", "py4j"}
+
+
+def _is_standard(name):
+    import sys
+
+    return (
+        name in getattr(sys, "stdlib_module_names", ())
+        or name == "__future__"
+        or (not hasattr(sys, "stdlib_module_names") and name not in ("boto3", "rich", "duckdb"))
+    )
+
+
+@pytest.mark.parametrize("table", etl.TABLES, ids=lambda table: table.name)
+def test_the_readme_names_each_table_with_its_columns(table):
+    row = next(line for line in README.splitlines() if line.startswith(f"| `{table.name}` |"))
+    assert all(f"`{column}`" in row for column in etl.columns(table.schema))
+
+
+def test_the_readmes_settings_and_file_map_are_the_real_ones():
+    assert render(README) == README, "run: python -m tests.readme"
+
+
+@pytest.mark.parametrize("path", [DL_CFG, KEYS_CFG], ids=lambda path: path.name)
+def test_every_setting_says_why_it_is_what_it_is(path):
+    lines = [line for line in path.read_text().splitlines() if SETTING.fullmatch(line)]
+    assert lines
+    assert [line for line in lines if not SETTING.fullmatch(line)["why"]] == []
+
+
+def test_the_readmes_make_targets_exist_and_all_are_named():
+    targets = set(re.findall(r"^([a-z-]+):.*## ", MAKEFILE, re.MULTILINE))
+    assert set(re.findall(r"\bmake ([a-z][a-z-]*)", README)) - {"it", "sure"} <= targets
+    assert targets <= set(re.findall(r"\bmake ([a-z][a-z-]*)", README))
