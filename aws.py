@@ -135,7 +135,7 @@ def load_config(args: argparse.Namespace, required: Sequence[str] = ()) -> EmrCo
 def connect(args: argparse.Namespace, config: EmrConfig) -> boto3.Session:
     """A session with the keys of keys.cfg, or with what boto3 finds where that is blank."""
     keys = load_aws_keys(args.keys)
-    if keys and args.keys.stat().st_mode & 0o077:
+    if keys and os.name == "posix" and args.keys.stat().st_mode & 0o077:
         warn(f"others on this computer can read {args.keys}: run chmod 600 {args.keys}")
     return make_session(keys, config.region)
 

@@ -291,6 +291,21 @@ def test_watch_goes_on_while_there_is_a_cluster(status, cluster, account, monkey
     assert len(prices) <= 4  # asked once by iac_create.py and once here, for EC2 and for EMR
 
 
+def test_watch_on_a_terminal_shows_in_place(status, cluster, account, monkeypatch):
+    output = io.StringIO()
+    monkeypatch.setattr(
+        get_cluster_status,
+        "Console",
+        lambda **settings: Console(file=output, force_terminal=True, width=120, **settings),
+    )
+    account.end_cluster(cluster.id, "INTERNAL_ERROR", "over")
+
+    outcome = status("--watch", "--cluster-id", cluster.id)
+
+    assert (outcome.code, outcome.out) == (0, "")
+    assert f"─ sparkify {cluster.id} ─" in output.getvalue()
+
+
 def test_a_throttled_look_is_repeated_by_the_client(status, cluster, account):
     account.throttle("ListClusters", 1)
 
