@@ -10,12 +10,14 @@ import shutil
 import struct
 from pathlib import Path
 
+import boto3
 import nbformat
 import pytest
 from nbclient import NotebookClient
 
 import etl
 from tests.lake import build_sample_lake
+from tests.s3 import moto_server, s3_settings
 from tests.test_questions import QUESTIONS
 
 ROOT = Path(etl.__file__).parent
@@ -94,11 +96,15 @@ def printed(outputs):
     return "".join(o.text for o in outputs if o.output_type == "stream" and o.name == "stdout")
 
 
+def published_tables(lake):
+    (report,) = (lake / "_etl" / "reports").glob("*.json")
+    return json.loads(report.read_text())["tables"]
+
+
 def test_star_schema_runs_on_the_sample(spark, tmp_path_factory, run):
     lake = build_sample_lake(spark, tmp_path_factory)
     outputs = run(read("star_schema"), SPARKIFY_ETL_OUTPUT=lake)
-    (report,) = (lake / "_etl" / "reports").glob("*.json")
-    for table, facts in json.loads(report.read_text())["tables"].items():
+    for table, facts in published_tables(lake).items():
         assert f"{table}: {facts['rows']:,} rows" in printed(outputs)
     plots = [o.data["image/png"] for o in outputs if "image/png" in o.get("data", {})]
     assert len(plots) == len(QUESTIONS)
@@ -121,8 +127,7 @@ def test_etl_runs_on_the_sample_and_shows_what_a_change_to_the_job_changes(
         SPARKIFY_ETL_SONG_DATA=data / "song_data",
         SPARKIFY_ETL_LOG_DATA=data / "log_data",
     )
-    (report,) = (data / "lake" / "_etl" / "reports").glob("*.json")
-    tables = json.loads(report.read_text())["tables"]
+    tables = published_tables(data / "lake")
     assert f"events are {tables['songplays']['rows']:,} plays" in printed(outputs)
     users = tables["users"]["rows"]
     assert f"users: {users:,} rows added, {users:,} removed" in printed(outputs)
@@ -144,3 +149,30 @@ def edit_of_the_job():
         "assert edited != job.read_text()\n"
         "job.write_text(edited)"
     )
+
+
+def test_star_schema_opens_a_lake_in_s3(spark, tmp_path_factory, run):
+    lake = build_sample_lake(spark, tmp_path_factory)
+    notebook = read("star_schema")
+    notebook.cells = notebook.cells[: index_of(notebook, "import matplotlib")]
+    with moto_server() as endpoint:
+        upload(lake, endpoint)
+        # Only where S3 is, and with which keys: the rest is up to the notebook.
+        told = {
+            n: v for n, v in s3_settings(endpoint).items() if n.startswith("spark.hadoop.fs.s3a")
+        }
+        settings = " ".join(f"--conf {name}={value}" for name, value in told.items())
+        outputs = run(
+            notebook,
+            SPARKIFY_ETL_OUTPUT="s3://a-lake/sparkify",
+            PYSPARK_SUBMIT_ARGS=f"{settings} pyspark-shell",
+        )
+    for table, facts in published_tables(lake).items():
+        assert f"{table}: {facts['rows']:,} rows" in printed(outputs)
+
+
+def upload(lake, endpoint):
+    s3 = boto3.client("s3", endpoint_url=endpoint)
+    s3.create_bucket(Bucket="a-lake")
+    for path in lake.glob("[!_]*/**/*.parquet"):
+        s3.upload_file(str(path), "a-lake", f"sparkify/{path.relative_to(lake).as_posix()}")
