@@ -246,7 +246,7 @@ def find_changes(s3: S3Client, glue: GlueClient, config: CatalogConfig) -> list[
     """What publish_catalog would do."""
     refuse_unfinished(s3, config.output)
     published = [find_published(s3, config.output, table) for table in TABLES]
-    refuse_unfinished(s3, config.output)  # a swap may have begun while the files were listed
+    refuse_unfinished(s3, config.output)  # a swap may begin while the files are listed
     return [
         build_change(found, fetch_registered(glue, config.database, found.table.name))
         for found in published

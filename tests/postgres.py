@@ -1,4 +1,4 @@
-"""A real PostgreSQL for the tests: the pgserver package brings its programs, no root needed.
+"""A real PostgreSQL for the tests: pgserver's programs where it is installed, else the machine's.
 
 It listens on a socket in its own folder only, and is gone with it. Its encoding is SQL_ASCII: then
 VARCHAR counts bytes, as Redshift's does.
@@ -46,11 +46,10 @@ def postgres_server() -> Iterator[Postgres]:
     """Start a server with an empty database."""
     with tempfile.TemporaryDirectory(prefix="postgres-") as name:
         folder = Path(name)
-        package = find_package()
-        user = None
+        user, programs = None, find_programs()
         if os.geteuid() == 0:
-            user, package = UNPRIVILEGED, lend(package, folder)
-        server = Postgres(package / "pginstall" / "bin", folder)
+            user, programs = UNPRIVILEGED, lend(programs, folder)
+        server = Postgres(programs, folder)
         data = ["-D", folder / "data"]
 
         def run(program, *options):
@@ -67,18 +66,26 @@ def postgres_server() -> Iterator[Postgres]:
             run("pg_ctl", "stop", "-m", "immediate")
 
 
-def find_package() -> Path:
-    """Where pgserver is installed; importing it would start more than is needed."""
+def find_programs() -> Path:
+    """The folder of initdb and the others; importing pgserver would do more than is needed."""
     found = importlib.util.find_spec("pgserver")
-    assert found, "pgserver is not installed: pip install -r requirements-dev.txt"
-    return Path(str(found.origin)).parent
+    if found:
+        return Path(str(found.origin)).parent / "pginstall" / "bin"
+    debians = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    programs = [Path(program).parent for program in (shutil.which("initdb"), *debians) if program]
+    assert programs, "there is no PostgreSQL: pip install -r requirements-dev.txt, or install one"
+    return programs[-1]
 
 
-def lend(package: Path, folder: Path) -> Path:
-    """A copy of the programs for a user who may not be able to read ours."""
+def lend(programs: Path, folder: Path) -> Path:
+    """A copy of pgserver's programs, for a user who may not be able to read ours."""
+    shutil.chown(folder, UNPRIVILEGED)
+    package = programs.parents[1]
+    if package.name != "pgserver":
+        return programs
     for source in (package, package.with_name("pgserver.libs")):
         if source.exists():
             shutil.copytree(source, folder / source.name)
-    for path in (folder, *folder.rglob("*")):
+    for path in folder.rglob("*"):
         shutil.chown(path, UNPRIVILEGED)
-    return folder / package.name
+    return folder / programs.relative_to(package.parent)

@@ -75,7 +75,7 @@ PAGE = 30
 
 
 def get_partitions(self):
-    found = GET_PARTITIONS(self)._result["Partitions"]
+    found = GET_PARTITIONS(self).result["Partitions"]
     start = int(self.parameters.get("NextToken") or 0)
     more = {"NextToken": str(start + PAGE)} if start + PAGE < len(found) else {}
     return ActionResult({"Partitions": found[start : start + PAGE], **more})
@@ -133,7 +133,7 @@ class Lake:
 
     def replace(self, files):
         """Delete what is there, then write the files."""
-        for key in self.find():
+        for key in [key for table in TABLES for key in self.find(table.name)]:
             self.s3.delete_object(Bucket=BUCKET, Key=key)
         self.put(files)
 
@@ -142,10 +142,9 @@ class Lake:
         for key, content in files.items():
             self.s3.put_object(Bucket=BUCKET, Key=key, Body=content)
 
-    def find(self, table=None):
-        """The keys of all objects of the lake, or of one table."""
-        keys = list_keys(self.s3, BUCKET, "some/lake/")
-        return [key for key in keys if key.split("/")[2] in (table, None) or table is None]
+    def find(self, table):
+        """The keys of a table's files."""
+        return list_keys(self.s3, BUCKET, f"some/lake/{table}/")
 
     def commit(self, run):
         """Leave what a run leaves that is committed and not swapped in."""
@@ -170,6 +169,7 @@ def lake(session, tmp_path):
     lake = Lake(session.client("s3"), tmp_path / "versions")
     lake.put({"some/lake/_etl/reports/20181130T000000Z-abc.json": b"{}"})
     lake.put({"some/lake_of_others/songs/year=1999/part.parquet": b"not ours"})
+    lake.put({"some/lake/songs_of_old/year=1999/part.parquet": b"no table of ours"})
     return lake
 
 
@@ -179,7 +179,7 @@ def lake(session, tmp_path):
 def assert_shows_what_is_published(session, lake, folder):
     """The catalogue's tables hold the rows of the published files, and every file once."""
     for table in TABLES:
-        keys = [key for key in lake.find(table.name) if "/_etl/" not in key]
+        keys = lake.find(table.name)
         assert keys, table.name
         found = session.client("glue").get_table(DatabaseName="sparkify", Name=table.name)["Table"]
         assert scanned_keys(session, found) == sorted(keys), table.name
@@ -310,7 +310,7 @@ LAYOUTS = [
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=["artists", "days", "unpartitioned"])
 def test_a_changed_layout_makes_the_table_anew_and_back(session, lake, tmp_path, layout):
-    songs = {"S1": ("A1", 0), "S2": ("A/2: 50%=é", 1984)}
+    songs = {"S1": ("A1", 0), "S2": ("A/2: 50%=é", 1984), "S3": ("1984", 2004)}
     lake.publish(songs=songs)
     publish_catalog(session, CONFIG)
     lake.publish(songs=songs, layout=layout)
@@ -338,17 +338,19 @@ def test_a_crash_keeps_the_catalogue_as_it_was_until_the_recovery(session, lake,
     assert_shows_what_is_published(session, lake, tmp_path)
 
 
-def test_a_swap_that_begins_while_the_files_are_listed_is_noticed(session, lake):
+@pytest.mark.parametrize("moment", ["begins", "ends"])
+def test_a_swap_that_begins_or_ends_while_the_files_are_listed_is_noticed(session, lake, moment):
     lake.publish()
-    listed = []
+    run = "20190101T000000Z-busy"
+    if moment == "ends":
+        lake.commit(run)
 
-    def commit_during_listing(params, **_):
-        listed.append(params["Prefix"])
+    def go_on(params, **_):
         if params["Prefix"].endswith("/songplays/"):
-            lake.commit("20190101T000000Z-busy")
+            {"begins": lake.commit, "ends": lake.finish}[moment](run)
 
-    session.events.register("before-parameter-build.s3.ListObjectsV2", commit_during_listing)
-    with pytest.raises(AwsError, match="20190101T000000Z-busy"):
+    session.events.register("before-parameter-build.s3.ListObjectsV2", go_on)
+    with pytest.raises(AwsError, match=run):
         publish_catalog(session, CONFIG)
     assert dump(session) == []
 
@@ -373,7 +375,8 @@ def test_hundreds_of_partitions_go_in_batches(session, lake):
     songs_table = fetch_registered(session.client("glue"), "sparkify", "songs")
     assert sorted(songs_table.partitions) == [(str(1700 + number),) for number in range(230)]
     moved = dataclasses.replace(CONFIG, output=f"{OUTPUT}_of_others")
-    lake.put({key.replace("some/lake/", "some/lake_of_others/"): b"" for key in lake.find()})
+    keys = [key for table in TABLES for key in lake.find(table.name)]
+    lake.put({key.replace("some/lake/", "some/lake_of_others/"): b"" for key in keys})
     changes = {change.name: change for change in publish_catalog(session, moved)}
     assert (changes["songs"].action, len(changes["songs"].update)) == ("update", 230)
     lake.publish(songs={"S1": ("A1", 1700)})

@@ -361,12 +361,14 @@ def test_the_request_is_whole(load, redshift):
     }
 
 
-def test_a_cluster_takes_the_place_of_a_workgroup(load, redshift):
+def test_a_cluster_takes_the_place_of_a_workgroup(load, redshift, monkeypatch):
+    monkeypatch.setenv("SPARKIFY_REDSHIFT_DB_USER", "loader")
     assert load("--cluster", "my-cluster", workgroup="")[0] == 0
     asked = [request for operation, request in redshift.requests if "Execute" in operation]
-    assert {(sent["ClusterIdentifier"], "WorkgroupName" in sent) for sent in asked} == {
-        ("my-cluster", False)
-    }
+    targets = [
+        (sent["ClusterIdentifier"], sent["DbUser"], "WorkgroupName" in sent) for sent in asked
+    ]
+    assert targets == [("my-cluster", "loader", False)] * 4
 
 
 def test_a_dry_run_prints_the_sql_and_asks_nothing(load, redshift):
@@ -457,3 +459,10 @@ def test_an_external_schema_of_another_lake_is_noticed(load, redshift):
     code, _, err = load()
     assert code == 1
     assert "external schema lake reads other_lake, not sparkify: drop it" in err
+
+
+def test_an_external_schema_that_someone_else_owns_is_taken_as_it_is(load, redshift):
+    redshift.postgres.ask(
+        "CREATE RULE hidden AS ON INSERT TO svv_external_schemas DO INSTEAD NOTHING;"
+    )
+    assert load()[0] == 0
