@@ -179,16 +179,23 @@ def fetch_status(
     """All that is shown of a cluster, with its last steps."""
     cluster_id = cluster["Id"]
     pages = emr.get_paginator("list_instances").paginate(ClusterId=cluster_id)
-    policy = emr.get_auto_termination_policy(ClusterId=cluster_id).get("AutoTerminationPolicy", {})
     answers = Answers(
         cluster=cluster,
         nodes=[node for page in pages for node in page["Instances"]],
         steps=emr.list_steps(ClusterId=cluster_id)["Steps"],
-        idle_timeout=policy.get("IdleTimeout"),
+        idle_timeout=fetch_idle_timeout(emr, cluster),
     )
     prices = {node["InstanceType"]: price_list.of(node["InstanceType"]) for node in answers.nodes}
     status = build_status(answers, prices, aws.now())
     return dataclasses.replace(status, steps=status.steps[:last])
+
+
+def fetch_idle_timeout(emr: EMRClient, cluster: ClusterTypeDef) -> int | None:
+    """The seconds after which the idle cluster ends itself; one that has ended has none."""
+    if cluster["Status"]["State"] in aws.ENDED:
+        return None
+    answer = emr.get_auto_termination_policy(ClusterId=cluster["Id"])
+    return answer.get("AutoTerminationPolicy", {}).get("IdleTimeout")
 
 
 # Working it out.

@@ -180,7 +180,7 @@ def is_about_roles(error: ClientError) -> bool:
     """Whether EMR refused a role or an instance profile."""
     message = error.response["Error"].get("Message", "")
     refused = aws.error_code(error) == "ValidationException"
-    return refused and bool(re.search("InstanceProfile|role", message, re.IGNORECASE))
+    return refused and bool(re.search("instance ?profile|role", message, re.IGNORECASE))
 
 
 def wait_until_ready(session: boto3.Session, cluster_id: str, args: argparse.Namespace) -> None:

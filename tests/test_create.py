@@ -546,6 +546,14 @@ def test_each_type_is_priced_once_and_asked_for_by_region(account, session):
         assert (fields["instanceType"], fields["regionCode"]) == ("m5.xlarge", REGION)
 
 
+def test_where_the_list_may_not_be_asked_it_is_not_asked_again(account, session):
+    account.refuse("pricing", "AccessDeniedException", "no", times=99)
+    price_list = aws_prices.PriceList(session, {"m5.2xlarge": 0.5})
+
+    assert [price_list.of("m5.xlarge"), price_list.of("m5.2xlarge")] == [None, 0.5]
+    assert account.operations("pricing") == ["GetProducts"]
+
+
 # Waiting, and what goes wrong.
 
 
