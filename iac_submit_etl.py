@@ -331,7 +331,8 @@ def describe(step: StepSummaryTypeDef, cluster: ClusterTypeDef) -> tuple[str, st
     start = times.get("StartDateTime")
     if not start:
         reason = cluster["Status"].get("StateChangeReason", {}).get("Message", "")
-        return f"step {state}, cluster {cluster['Status']['State']}", reason
+        detail = f"({reason})" if reason else ""
+        return f"step {state}, cluster {cluster['Status']['State']}", detail
     end = times.get("EndDateTime") or datetime.now(timezone.utc)
     return f"step {state}", f"after {aws.duration((end - start).total_seconds())}"
 
@@ -432,7 +433,7 @@ def await_cause(s3: S3Client, target: Target, cluster: ClusterTypeDef) -> Cause 
                 if cause and cause.certain:
                     break
                 progress.show(
-                    "waiting for the logs", "EMR brings them within minutes; Ctrl-C skips"
+                    "waiting for the logs", "(EMR brings them within minutes; Ctrl-C skips)"
                 )
     except (aws.StillGoingError, KeyboardInterrupt):
         pass

@@ -285,7 +285,7 @@ def test_a_completed_step_is_followed_to_its_end(submit, emulator, cluster):
     lines = outcome.err.splitlines()
     assert lines[1] == f"added step {step.id} to {cluster}: {step.name}"
     assert [line.partition(" after")[0] for line in lines[2:]] == [
-        "step PENDING, cluster RUNNING Running step",
+        "step PENDING, cluster RUNNING (Running step)",
         "step RUNNING",
         "step COMPLETED",
     ]
@@ -615,7 +615,7 @@ def test_a_failed_step_is_explained_by_its_drivers_log(submit, emulator, cluster
     outcome = submit()
     assert outcome.code == Exit.FAILED
     assert outcome.err.splitlines()[-7:] == [
-        "waiting for the logs EMR brings them within minutes; Ctrl-C skips",
+        "waiting for the logs (EMR brings them within minutes; Ctrl-C skips)",
         "  Traceback (most recent call last):",
         '    File "etl.py", line 3, in <module>',
         "      main()",
