@@ -3,7 +3,6 @@
 A run stages its tables under <output>/_etl/<run>/, writes one small plan.json there (the commit),
 and then swaps the staged tables in. What was interrupted before the commit changed nothing; what
 was interrupted after it is repeated from the plan until it is done. What a store has to be able
-
 to do for that stands in storage.py: local disk, HDFS and S3 are served by the same code.
 """
 
