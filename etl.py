@@ -492,8 +492,13 @@ def set_what_results_depend_on(spark: SparkSession) -> None:
 
 def set_what_suits_one_machine(spark: SparkSession) -> None:
     """Settings that would hurt a cluster: few shuffle partitions, small files packed tightly."""
-    spark.conf.set("spark.sql.shuffle.partitions", spark.sparkContext.defaultParallelism)
-    spark.conf.set("spark.sql.files.openCostInBytes", 16_384)
+    settings = {
+        "spark.sql.shuffle.partitions": spark.sparkContext.defaultParallelism,
+        "spark.sql.files.openCostInBytes": 16_384,
+    }
+    for name, value in settings.items():
+        if not spark.sparkContext.getConf().contains(name):  # what was asked for stands
+            spark.conf.set(name, value)
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:

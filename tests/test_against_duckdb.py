@@ -254,9 +254,6 @@ def test_the_input_has_what_the_rules_are_about(case):
     assert case.sources["log_data"]["duplicate"] > 200
 
 
-@pytest.mark.xfail(
-    reason="a lone byte such as \\xff is no UTF-8, and yet its line is loaded", strict=True
-)
 def test_every_bad_line_is_rejected(case):
     assert sum(case.sources["log_data"]["rejected"].values()) == BAD_LINES
 

@@ -212,6 +212,8 @@ LOG_FILES = {
         {LOADED: 1},
     ),
     "invalid-utf8.json": (utf8(GOOD).replace(b"Ada", b"Ad\xe9"), {"not_json": 1}),
+    "windows-1252.json": (utf8(GOOD).replace(b"Ada", b"Ad\x92"), {"not_json": 1}),
+    "a-byte-of-no-character.json": (utf8(GOOD).replace(b"Ada", b"Ad\xff"), {"not_json": 1}),
     "utf-16.json": (f"{GOOD}\n".encode("utf-16"), {"not_json": 2}),
     "packed.json.gz": (gzip.compress(utf8(f"{GOOD}\n{GOOD}\n")), {LOADED: 2}),
     "packed-without-its-ending.json": (gzip.compress(utf8(GOOD), mtime=0), None),
