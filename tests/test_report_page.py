@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
+import duckdb
 import pytest
 
 import report_page
 from report import Report
+from tests.lake import build_sample_lake
 
 ROOT = Path(report_page.__file__).parent
 TAGS_WITHOUT_END = {"meta"}
@@ -325,3 +328,23 @@ def test_the_page_is_made_from_what_the_job_reports():
     """A field that the page reads and the job no longer writes would be a KeyError here."""
     fresh = json.loads(Report("run").as_json()) | {"finished": "2018-12-01T00:00:00+00:00"}
     assert "failed" in report_page.render_page(fresh, {})
+
+
+def test_the_sample_runs_report_counts_the_plays_of_each_day(spark, tmp_path_factory):
+    lake = build_sample_lake(spark, tmp_path_factory)
+    (path,) = (lake / "_etl" / "reports").glob("*.json")
+    days = "select strftime(start_time at time zone 'UTC', '%Y-%m-%d') as day, count(*)"
+    plays = f"from read_parquet('{lake}/songplays/**/*.parquet') group by day order by day"
+    with duckdb.connect() as database:
+        counted = database.execute(f"{days} {plays}").fetchall()
+    assert list(json.loads(path.read_text())["plays_per_day"].items()) == counted
+
+
+def test_the_sample_runs_page_has_an_example_of_every_reason(spark, tmp_path_factory, tmp_path):
+    lake = build_sample_lake(spark, tmp_path_factory)
+    shown = Page(report_page.write_page(str(lake), page=tmp_path / "page.html").read_text())
+    (path,) = (lake / "_etl" / "reports").glob("*.json")
+    reasons = json.loads(path.read_text())["sources"]["log_data"]["rejected"]
+    assert len(reasons) > 3
+    for reason in reasons:
+        assert re.search(rf"\d {reason} log_data file:\S+-events\.json,? \S", shown.text)
