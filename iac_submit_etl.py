@@ -210,7 +210,7 @@ def prepare(
     """The id of the cluster for the step, whether it is a new one, and the code in S3."""
     cluster = choose_cluster(session.client("emr"), config, args)
     new = upload(session.client("s3"), code)
-    aws.say(f"uploaded {new} files to {code.uri}" if new else f"the code is already in {code.uri}")
+    aws.say(f"uploaded {new} of {len(code.files)} files to {code.uri}")
     if cluster:
         return cluster["Id"], False
     flags = {"create_bucket": False, "create_roles": False, "tag_network": False, "no_wait": True}
