@@ -356,13 +356,13 @@ def passes_by_itself(error: Exception, unreachable: bool = True) -> bool:
 class Progress:
     """What goes on: one line that changes on a terminal, elsewhere a plain line for each new state.
 
-    Use it as a context, so that the terminal's line is gone afterwards.
+    Use it as a context: at its end the terminal's line stands still.
     """
 
     def __init__(self) -> None:
         self.console = make_console()
         self.status = self.console.status("")
-        self.state = ""
+        self.state = self.line = ""
 
     def __enter__(self) -> Progress:
         if self.console.is_terminal:
@@ -371,14 +371,16 @@ class Progress:
 
     def __exit__(self, *_: object) -> None:
         self.status.stop()
+        if self.console.is_terminal and self.line:
+            self.console.print(self.line)
 
     def show(self, state: str, detail: str = "") -> None:
         """Tell the state; the detail, say the seconds, is only worth a line of its own with it."""
-        line = f"{state} {detail}".strip()
+        self.line = f"{state} {detail}".strip()
         if self.console.is_terminal:
-            self.status.update(line)
+            self.status.update(self.line)
         elif state != self.state:
-            self.console.print(line)
+            self.console.print(self.line)
         self.state = state
 
 

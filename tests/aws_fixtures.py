@@ -39,6 +39,14 @@ class Outcome:
         return self.err.rstrip("\n").rpartition("\n")[2]
 
 
+@pytest.fixture(autouse=True)
+def plain_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rich decides by the stream alone what is a terminal and how it looks."""
+    for name in ("COLUMNS", "FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+
+
 @pytest.fixture
 def emulator(monkeypatch: pytest.MonkeyPatch) -> Iterator[EmrEmulator]:
     """An empty account: no role, no bucket, no cluster."""

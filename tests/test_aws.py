@@ -402,17 +402,18 @@ def test_off_a_terminal_each_new_state_is_one_plain_line(capsys):
     assert capsys.readouterr().err == "STARTING 0 s\nWAITING 3 s\n"
 
 
-def test_on_a_terminal_the_line_changes_in_place_and_is_gone_at_the_end(monkeypatch):
+def test_on_a_terminal_one_line_changes_in_place_and_the_last_one_stays(monkeypatch):
     output = io.StringIO()
-    monkeypatch.setattr(
-        aws, "make_console", lambda: Console(file=output, force_terminal=True, markup=False)
-    )
+    console = Console(file=output, force_terminal=True, highlight=False)
+    monkeypatch.setattr(aws, "make_console", lambda: console)
 
     with aws.Progress() as progress:
         progress.show("STARTING", "0 s")
+        progress.show("WAITING", "9 s")
 
-    assert "STARTING 0 s" in output.getvalue()
-    assert output.getvalue().endswith("\x1b[2K")  # the line is erased
+    before, _, after = output.getvalue().rpartition("\x1b[2K")  # where the line is erased
+    assert "WAITING 9 s" in before
+    assert after == "WAITING 9 s\n"
 
 
 # S3.
