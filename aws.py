@@ -9,6 +9,7 @@ import difflib
 import gzip
 import inspect
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -92,7 +93,8 @@ def run_script(
     """The exit code of a command, with its expected errors told in one line on stderr."""
     name = Path(inspect.getfile(command)).name
     try:
-        return command(argv)
+        code = command(argv)
+        sys.stdout.flush()  # a reader that has gone shows here, not at the interpreter's exit
     except ConfigError as error:
         say(f"{name}: error: {error}")
         return 2
@@ -105,6 +107,7 @@ def run_script(
     except KeyboardInterrupt:
         say(f"{name}: stopped; what was begun on AWS goes on: see get_cluster_status.py")
         return 130
+    return code
 
 
 def add_flags(parser: argparse.ArgumentParser, keys: Sequence[str] = ()) -> None:

@@ -215,7 +215,9 @@ def test_an_unknown_flag_is_a_usage_error(create):
 
 
 def test_a_reader_that_has_seen_enough_is_no_error(config):
-    command = f"'{sys.executable}' '{SCRIPT}' --dry-run --config '{config}' | head -n 1"
+    script = f"'{sys.executable}' '{SCRIPT}' --dry-run --config '{config}'"
+    types = ",".join(f"m5.{number}xlarge" for number in range(2000))  # more than a pipe holds
+    command = f"{script} --core-types {types} | head -n 1"
 
     done = subprocess.run(
         ["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False
