@@ -111,6 +111,14 @@ def test_a_file_that_holds_a_key_is_not_uploaded(line):
         refuse_secrets(code, session)
 
 
+def test_a_configuration_that_holds_a_key_stops_the_script(submit, emulator, cluster, config):
+    config.write_text(config.read_text().replace("[tags]", "[tags]\nnote = AKIAIOSFODNN7EXAMPLE"))
+    outcome = submit()
+    assert outcome.code == Exit.USAGE
+    assert "dl.cfg seems to hold a key, so it is not uploaded" in outcome.last_line
+    assert not steps_of(emulator, cluster)
+
+
 def test_what_ships_holds_no_key(config):
     refuse_secrets(read_code(JOB, config, "s3://b/code"), boto3.Session())
 

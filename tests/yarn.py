@@ -108,33 +108,39 @@ def end_when_cancelled(client: subprocess.Popen[str], step: StepRun) -> None:
 def mini_yarn(work: Path, s3_endpoint: str) -> Iterator[Yarn]:
     """Start YARN under a folder, with S3 at the endpoint as the nodes' s3://."""
     settings = s3_settings(s3_endpoint)
-    connector = resolve(settings.pop("spark.jars.packages"))
-    gateway = _gateway(work, resolve(*(name.format(hadoop_version()) for name in PACKAGES)))
-    try:
+    connector = resolve(work, settings.pop("spark.jars.packages"))
+    hadoop = resolve(work, *(name.format(hadoop_version()) for name in PACKAGES))
+    with java(work, {"spark.driver.extraClassPath": ":".join(hadoop)}) as gateway:
         cluster = _start(gateway)
         yield Yarn(_client(work, cluster.getConfig(), settings, connector), work)
         cluster.stop()
+
+
+def resolve(work: Path, *packages: str) -> list[str]:
+    """The jars of Maven packages, fetched as spark.jars.packages fetches them."""
+    with java(work, {"spark.jars.packages": ",".join(packages)}) as gateway:
+        jars: str = gateway.jvm.System.getProperty("spark.jars")
+    return [jar.replace("file://", "") for jar in jars.split(",")]
+
+
+@contextlib.contextmanager
+def java(work: Path, settings: Mapping[str, str]) -> Iterator[JavaGateway]:
+    """A Java with Spark's classes; what it says goes to java.log, and here if it does not start."""
+    conf = SparkConf(False).setAll(list(settings.items()))
+    log = work / "java.log"
+    with log.open("w") as output:
+        try:
+            # The mini cluster writes to ./target.
+            gateway = launch_gateway(conf, {"cwd": work, "stdout": output, "stderr": output})
+        except Exception:
+            print(log.read_text(), file=sys.stderr)
+            raise
+    try:
+        yield gateway
     finally:
         gateway.shutdown()
         gateway.proc.stdin.close()  # the gateway's Java ends with its input
         gateway.proc.wait(timeout=60)
-
-
-def resolve(*packages: str) -> list[str]:
-    """The jars of Maven packages, fetched as spark.jars.packages fetches them."""
-    gateway = launch_gateway(SparkConf(False).set("spark.jars.packages", ",".join(packages)))
-    try:
-        jars: str = gateway.jvm.System.getProperty("spark.jars")
-    finally:
-        gateway.shutdown()
-        gateway.proc.stdin.close()
-        gateway.proc.wait(timeout=60)
-    return [jar.replace("file://", "") for jar in jars.split(",")]
-
-
-def _gateway(work: Path, jars: Sequence[str]) -> JavaGateway:
-    conf = SparkConf(False).set("spark.driver.extraClassPath", ":".join(jars))
-    return launch_gateway(conf, {"cwd": work})  # the mini cluster writes to ./target
 
 
 def _start(gateway: JavaGateway):
