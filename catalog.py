@@ -27,8 +27,9 @@ Values = tuple[str, ...]  # one partition's, in the order of the keys
 
 # The files hold timestamps as INT64 microseconds in UTC (TIMESTAMP_MICROS), and a plain timestamp
 # is what a catalogue's reader makes of them. Athena documents milliseconds as its finest
-# resolution, and no timestamp here is finer. Redshift reads such files right, where it misreads
-# nanoseconds (github.com/apache/arrow/issues/38000).
+# resolution, and no timestamp here is finer. Of Redshift users report both that it reads such files
+# right (github.com/apache/arrow/issues/38000) and, long ago, that it does not
+# (github.com/dask/fastparquet/issues/432): the load compares them with their hours and years.
 GLUE_TYPES = {
     "STRING": "string",
     "INT": "int",

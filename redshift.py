@@ -102,6 +102,7 @@ def build_scripts() -> tuple[Script, ...]:
             "LOCK TABLE ${schema}.load_lock",
             *(" ".join(("DELETE FROM", native(table))) for table in reversed(ordered)),
             *map(build_load, ordered),
+            TIMESTAMP_CHECK,
             "\nUNION ALL\n".join(map(build_count, ordered)),
         ],
     )
@@ -109,6 +110,12 @@ def build_scripts() -> tuple[Script, ...]:
 
 
 LOAD_LOCK = "CREATE TABLE IF NOT EXISTS ${schema}.load_lock (held INTEGER)"
+
+
+# Fails, and the whole load with it, if Redshift takes the files' timestamps for something else.
+TIMESTAMP_CHECK = """SELECT 1 / CASE COUNT(*) WHEN 0 THEN 1 ELSE 0 END AS start_times_read_right
+FROM ${schema}.time
+WHERE hour <> EXTRACT(HOUR FROM start_time) OR year <> EXTRACT(YEAR FROM start_time)"""
 
 
 def order_by_references(tables: Sequence[Table]) -> list[Table]:

@@ -55,6 +55,10 @@ SELECT
     user_agent
 FROM ${external_schema}.songplays;
 
+SELECT 1 / CASE COUNT(*) WHEN 0 THEN 1 ELSE 0 END AS start_times_read_right
+FROM ${schema}.time
+WHERE hour <> EXTRACT(HOUR FROM start_time) OR year <> EXTRACT(YEAR FROM start_time);
+
 SELECT 'artists' AS table_name, COUNT(*) AS row_count FROM ${schema}.artists
 UNION ALL
 SELECT 'users' AS table_name, COUNT(*) AS row_count FROM ${schema}.users

@@ -71,7 +71,8 @@ def make_rows(starts, songs):
         "artists": [[artist, f"Name of {artist}", None, 41.9, None] for artist in artists],
         "users": [["8", "Kaylee", "Summers", "F", "free"]],
         TIME.name: [
-            [f"{start}+00", 1, 2, 3, int(start[5:7]), int(start[:4]), 4] for start in starts
+            [f"{start}+00", int(start[11:13]), 2, 3, int(start[5:7]), int(start[:4]), 4]
+            for start in starts
         ],
         SONGPLAYS.name: [
             [number, f"{start}+00", "8", "free", None, None, 139, "Rome", "Mozilla"]

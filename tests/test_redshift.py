@@ -83,7 +83,7 @@ def by_name(name):
 
 def test_the_load_is_one_transaction_that_the_data_api_takes():
     verbs = [sql.split()[0] for sql in LOAD.statements]
-    assert verbs == ["LOCK", *["DELETE"] * 5, "COPY", "COPY", *["INSERT"] * 3, "SELECT"]
+    assert verbs == ["LOCK", *["DELETE"] * 5, "COPY", "COPY", *["INSERT"] * 3, "SELECT", "SELECT"]
     assert len(LOAD.statements) <= 40
     begin, commit = LOAD.text.index("\nBEGIN;"), LOAD.text.index("\nCOMMIT;")
     assert all(begin < LOAD.text.index(sql) < commit for sql in LOAD.statements)
@@ -232,11 +232,22 @@ def test_a_load_that_fails_half_way_leaves_the_old_rows(redshift, small_lake, tm
     assert_loaded(redshift.postgres, small_lake, tmp_path)
 
 
+def test_timestamps_that_are_misread_are_not_loaded(redshift, small_lake, tmp_path):
+    run_scripts(redshift, EXTERNAL_SCHEMA, TABLES_SCRIPT, LOAD)
+    for table in ("time", "songplays"):
+        redshift.postgres.ask(
+            f"UPDATE lake.{table} SET start_time = start_time + INTERVAL '159047 years';"
+        )
+    done = redshift.postgres.psql(redshift.script(list(LOAD.statements)))
+    assert "division by zero" in done.stderr
+    assert_loaded(redshift.postgres, small_lake, tmp_path)
+
+
 def test_the_file_itself_is_a_transaction_for_whoever_runs_it_by_hand(redshift):
     run_scripts(redshift, EXTERNAL_SCHEMA, TABLES_SCRIPT)
     statements = LOAD.text.split(";\n")
     begin, commit = statements[0].splitlines()[-1], statements[-2].strip()
-    body = "".join(f"{redshift.translate(sql)}\n" for sql in LOAD.statements[:-1])
+    body = "".join(f"{redshift.translate(sql)}\n" for sql in LOAD.statements[:-2])
     broken = f"{begin};\n{body}SELECT 1/0;\n{commit};\n"
     assert "division by zero" in redshift.postgres.psql(broken).stderr
     assert count(redshift.postgres, "songplays") == 0
@@ -333,8 +344,8 @@ def test_the_script_loads_the_lake_and_tells_how_far_it_is(load, redshift, small
         "2_tables: submitted, 0 of 7 statements",
         "2_tables: started, 0 of 7 statements",
         "2_tables: finished",
-        "3_load: submitted, 0 of 12 statements",
-        "3_load: started, 0 of 12 statements",
+        "3_load: submitted, 0 of 13 statements",
+        "3_load: started, 0 of 13 statements",
         "3_load: finished",
     ]
     assert_loaded(redshift.postgres, small_lake, tmp_path)
