@@ -264,11 +264,20 @@ def locked(lock: Lock) -> Iterator[None]:
         taken_over = lock.acquire()
         if taken_over:
             tell(taken_over)
-        for finished in publishing.recover(lock.storage, lock):
-            tell(finished)
+        finish_earlier_runs(lock)
         yield
     finally:
         lock.release()
+
+
+def finish_earlier_runs(lock: Lock) -> None:
+    """Put in place what earlier runs had committed, and say so."""
+    try:
+        for finished in publishing.recover(lock.storage, lock):
+            tell(finished)
+    except KeyboardInterrupt:
+        tell("what an earlier run committed may not all be in place: the next run finishes it")
+        raise
 
 
 def read_source(run: Run, name: str, read: Reader, build: Builder) -> DataFrame:
