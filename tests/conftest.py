@@ -14,7 +14,11 @@ time.tzset()
 import pytest  # noqa: E402
 from pyspark.sql import SparkSession  # noqa: E402
 
-from tests.fault_summary import pytest_terminal_summary  # noqa: E402, F401 (pytest calls it)
+from tests.fault_summary import (  # noqa: E402, F401 (pytest calls them)
+    pytest_sessionfinish,
+    pytest_terminal_summary,
+    pytest_testnodedown,
+)
 
 
 @pytest.fixture(scope="session")

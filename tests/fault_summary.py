@@ -4,12 +4,26 @@ from __future__ import annotations
 
 from collections import Counter
 
+import pytest
+
 TRIED: Counter[str] = Counter()  # where -> how many
 
 
 def tried(where: str) -> None:
     """Count a fault, once a test has found every row after it."""
     TRIED[where] += 1
+
+
+def pytest_sessionfinish(session):
+    """In one of several processes: hand the counts to the one that tells of them."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["tried"] = dict(TRIED)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node, error):
+    """Add the counts of a process that has finished."""
+    TRIED.update(getattr(node, "workeroutput", {}).get("tried", {}))
 
 
 def pytest_terminal_summary(terminalreporter):
