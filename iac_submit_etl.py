@@ -345,8 +345,8 @@ def fetch_yarn_progress(url: str, name: str) -> str:
     query = f"{url.rstrip('/')}/ws/v1/cluster/apps?states=ACCEPTED,RUNNING"
     try:
         with urllib.request.urlopen(query, timeout=5) as answer:  # noqa: S310 (the user's own URL)
-            found = json.load(answer)["apps"] or {"app": []}
-        apps = [app for app in found["app"] if app["name"] == name]
+            found = json.load(answer)["apps"]["app"]  # apps is null when there is none
+        apps = [app for app in found if app["name"] == name]
     except (OSError, ValueError, KeyError, TypeError):
         return ""
     told = "; YARN: {state}, {runningContainers} containers, {allocatedVCores} vcores"

@@ -347,6 +347,21 @@ def test_a_cluster_that_dies_in_mid_step_is_told_apart(submit, emulator, cluster
     )
 
 
+def test_a_cluster_that_dies_is_enough_where_the_step_is_never_told_to_have_ended(
+    submit, emulator, cluster, monkeypatch
+):
+    emulator.next_step = StepPlan(running=10**6)
+    look = iac_submit_etl.look
+
+    def look_after_the_end(target):
+        step, _ = look(target)
+        emulator.end_cluster(cluster, "INTERNAL_ERROR", "gone")
+        return {**step, "Status": {"State": "RUNNING"}}, look(target)[1]
+
+    monkeypatch.setattr(iac_submit_etl, "look", look_after_the_end)
+    assert submit("--timeout", "1").code == Exit.CLUSTER_DIED
+
+
 def test_a_throttled_look_is_repeated_more_slowly(submit, emulator, cluster, monkeypatch):
     monkeypatch.setattr(aws, "CLIENT_CONFIG", Config(retries={"total_max_attempts": 1}))
     add_step = iac_submit_etl.add_step
@@ -406,7 +421,13 @@ def test_other_arguments_are_another_step(submit, emulator, cluster):
     submit("--no-wait", job=[*PATHS[:4], "--output", f"{LAKE}2"])
     first, second = steps_of(emulator, cluster)
     assert first.name == second.name
-    assert first.jar["Args"] != second.jar["Args"]
+    assert tag_of(first) != tag_of(second)
+
+
+def tag_of(step):
+    """What YARN knows the step's job by."""
+    (tag,) = [part for part in step.jar["Args"] if part.startswith("spark.yarn.tags=")]
+    return tag.partition("=")[2]
 
 
 def test_a_step_that_has_ended_can_be_run_again(submit, emulator, cluster):
@@ -562,9 +583,8 @@ def test_ctrl_c_can_cancel_the_step_and_what_it_started(submit, emulator, cluste
     assert outcome.code == Exit.CANCELLED
     assert outcome.out == f"{cluster} {step.id} CANCELLED\n"
     assert f"cancelling {step.id}: SUBMITTED" in outcome.err
-    (tag,) = [part for part in step.jar["Args"] if part.startswith("spark.yarn.tags=")]
     assert stop.jar["Args"][:2] == ["bash", "-c"]
-    assert f"-appTags {tag.partition('=')[2]} |" in stop.jar["Args"][2]
+    assert f"-appTags {tag_of(step)} |" in stop.jar["Args"][2]
 
 
 @pytest.mark.usefixtures("interrupted")
@@ -665,6 +685,25 @@ def test_without_the_drivers_log_the_steps_own_is_told_as_second_best(submit, em
     outcome = submit("--log-wait", "0.005")
     assert "  Error: the application was lost" in outcome.err
     assert "the driver's own log is not there yet" in outcome.err
+
+
+def test_the_second_best_is_not_taken_while_the_drivers_log_may_still_come(
+    submit, emulator, cluster, monkeypatch
+):
+    log = STEP_LOG + "Error: the application was lost\n"
+    emulator.next_step = StepPlan(outcome="FAILED", logs={"steps/{step}/stderr.gz": log})
+    find_cause = iac_submit_etl.find_cause
+
+    def find_and_bring(*given):
+        found = find_cause(*given)
+        if found:
+            emulator.put_logs(cluster, {f"{DRIVER}/stdout.gz": "etl.py: error: no rows\n"})
+        return found
+
+    monkeypatch.setattr(iac_submit_etl, "find_cause", find_and_bring)
+    outcome = submit()
+    assert "  etl.py: error: no rows" in outcome.err
+    assert "the application was lost" not in outcome.err
 
 
 def test_ctrl_c_skips_the_wait_for_the_logs(submit, emulator, cluster, monkeypatch):
