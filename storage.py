@@ -165,7 +165,8 @@ class Disk(Storage):
 
     def exists(self, relative: str) -> bool:
         """Whether a file or a folder is there."""
-        return self._local(relative).exists()
+        with _one_line("look up", self.path(relative)):
+            return self._local(relative).exists()
 
     def files(self, relative: str) -> set[str]:
         """The data files below a folder, relative to it; none where there is no such folder."""

@@ -27,8 +27,10 @@ Folders = Mapping[str, list[str]]  # folder relative to a table -> the rows in i
 Lake = Mapping[str, Folders]  # table -> its folders
 
 TABLES = tuple(table.name for table in etl.TABLES)
-KILLS = ("killed before", "killed inside", "killed after")
-THROWS = ("error before", "error inside", "error after")  # after: only the answer is lost
+KINDS = (
+    *("killed before", "killed inside", "killed after"),
+    *("error before", "error inside", "error after"),  # after: only the answer is lost
+)
 
 
 class Killed(BaseException):
@@ -37,13 +39,17 @@ class Killed(BaseException):
 
 @dataclass
 class Fault:
-    """What happens at the nth change of files; by default nothing, and the changes are counted."""
+    """What happens at the nth change of files; by default nothing, and the changes are counted.
+
+    `before` is told of every change before it happens.
+    """
 
     at: int = -1
     kind: str = "killed before"
     changes: int = 0
     dead: bool = False
     hit: list[str] = field(default_factory=list)
+    before: Callable[[str], None] = lambda _: None
 
 
 class FaultyStorage:
@@ -95,6 +101,7 @@ class FaultyStorage:
 
     def _change(self, change: Callable[[], None], half: Callable[[], None], what: str) -> None:
         self._check_alive()
+        self.fault.before(what)
         self.fault.changes += 1
         if self.fault.changes != self.fault.at:
             change()
