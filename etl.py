@@ -254,6 +254,8 @@ def run_job(spark: SparkSession, config: EtlConfig, report: Report) -> None:
             tell(publishing.abandon(storage, report.run))
             with suppress(StorageError):  # the first error is the one to tell
                 write_report(storage, report)
+                if isinstance(error, Exception):
+                    lock.assert_held(ask=True)  # except that whoever took the lock caused it
             raise
 
 
