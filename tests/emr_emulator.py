@@ -27,12 +27,8 @@ import botocore.session
 from botocore.validate import ParamValidator
 from moto.core import DEFAULT_ACCOUNT_ID
 from moto.moto_api._internal import moto_api_backend
-from moto.moto_server.werkzeug_app import (
-    DomainDispatcherApplication,
-    MotoRequestHandler,
-    create_backend_app,
-)
-from werkzeug.serving import make_server
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+from werkzeug.serving import WSGIRequestHandler, make_server
 
 Json = dict[str, Any]
 MODEL = botocore.session.get_session().get_service_model("emr")
@@ -739,7 +735,7 @@ class EmrEmulator:
         return None
 
 
-class QuietHandler(MotoRequestHandler):
+class QuietHandler(WSGIRequestHandler):
     """No line on stderr for each request."""
 
     def log_request(self, *_: object) -> None:

@@ -100,7 +100,8 @@ def methods_called(tree):
 
 
 def actions_in_the_code():
-    clients = {name: boto3.client(name, region_name="us-west-2") for name in SERVICES}
+    session = boto3.Session(region_name="us-west-2")
+    clients = {name: session.client(name) for name in SERVICES}
     operations = {
         f"{PREFIX.get(service, service)}:{clients[service].meta.method_to_api_mapping[method]}"
         for tree in modules().values()
