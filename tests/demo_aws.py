@@ -34,7 +34,7 @@ SETTINGS = {
     "output": f"s3://{BUCKET}/lake",
 }
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "AKIADUMMY", "AWS_SECRET_ACCESS_KEY": "dummy"}
-DAYS = ("2018-11-01", "2018-11-02", "2018-11-03")  # enough for a tour
+SAMPLE = ("song_data/A/A/A/", "2018-11-01-events")  # of data/: enough for a tour
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,12 +82,19 @@ def emulated_account(work: Path, environ: Mapping[str, str]) -> Iterator[Account
 
 
 def upload_sample(account: Account) -> None:
-    """Put the sample's songs and some days of its log where my.cfg looks for them."""
+    """Put a part of the sample where my.cfg looks for it."""
+    for path, content in read_sample().items():
+        account.s3.put_object(Bucket=BUCKET, Key=path, Body=content)
+
+
+def read_sample() -> dict[str, bytes]:
+    """Some folder of songs and a day of the log, by their paths."""
+    files = {}
     for name in ("song-data.zip", "log-data.zip"):
-        with zipfile.ZipFile(ROOT / "data" / name) as sample:
-            for path in sample.namelist():
-                if name == "song-data.zip" or any(day in path for day in DAYS):
-                    account.s3.put_object(Bucket=BUCKET, Key=path, Body=sample.read(path))
+        with zipfile.ZipFile(ROOT / "data" / name) as archive:
+            paths = [path for path in archive.namelist() if any(part in path for part in SAMPLE)]
+            files |= {path: archive.read(path) for path in paths if not path.endswith("/")}
+    return files
 
 
 TOUR = (
@@ -109,7 +116,7 @@ def main() -> int:
             show(account, script, "--config", "my.cfg", "--poll-seconds", "2", *arguments)
             if script == "iac_create.py":
                 upload_sample(account)
-                print(f"(the sample's files are now in s3://{BUCKET})\n", flush=True)
+                print(f"(a part of data/ is now in s3://{BUCKET})\n", flush=True)
     return 0
 
 

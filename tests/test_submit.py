@@ -329,6 +329,19 @@ def test_an_unfinished_step_is_waited_for_only_so_long(submit, emulator, cluster
     assert f"step {state}" in outcome.err
 
 
+def test_minutes_are_minutes(submit, emulator, cluster, monkeypatch):
+    poll, timeouts = aws.poll, []
+
+    def poll_and_note(fetch, every, timeout=None, **options):
+        timeouts.append(timeout)
+        return poll(fetch, every, timeout, **options)
+
+    monkeypatch.setattr(aws, "poll", poll_and_note)
+    emulator.next_step = StepPlan(outcome="FAILED")
+    submit("--timeout", "2", "--log-wait", "0.01")
+    assert timeouts[-2:] == [120, 0.6]
+
+
 def test_a_cluster_that_dies_in_mid_step_is_told_apart(submit, emulator, cluster, monkeypatch):
     emulator.next_step = StepPlan(running=10**6)
     look = iac_submit_etl.look
