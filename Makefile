@@ -7,7 +7,7 @@ RUN = JAVA_HOME="$$(sh setup-java.sh)" && export JAVA_HOME PATH="$(CURDIR)/$(BIN
 SCALE ?= small
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-aws test check lint bench notebook zip clean
+.PHONY: help demo demo-aws test check lint bench notebook sql zip clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -32,6 +32,9 @@ bench: $(VENV)/.ready-dev ## time the job beside others: make bench SCALE=small|
 
 notebook: $(VENV)/.ready-dev ## open the notebooks on the lake that make demo made
 	@$(RUN) jupyter lab exploration
+
+sql: $(VENV)/.ready ## write sql/ anew from tables.py, after a change there
+	@$(RUN) python redshift.py
 
 zip: ## pack the project, without keys, environment and output, as dist/sparkify-data-lake.zip
 	@mkdir -p dist && python3 tests/make_zip.py dist/sparkify-data-lake.zip
