@@ -106,6 +106,11 @@ class Lock:
                 )
             self._write()
 
+    def assert_not_taken(self) -> None:
+        """Raise LockedError if LOCK is gone or another run's; one that is torn tells nothing."""
+        if read_holder(self.storage) or not self.storage.exists(LOCK):
+            self.assert_held(ask=True)
+
     def release(self) -> None:
         """Stop refreshing, and delete LOCK if it is still ours; if that fails, it lapses."""
         self._stop.set()
