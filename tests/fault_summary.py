@@ -9,9 +9,9 @@ import pytest
 TRIED: Counter[str] = Counter()  # where -> how many
 
 
-def tried(where: str) -> None:
-    """Count a fault, once a test has found every row after it."""
-    TRIED[where] += 1
+def tried(where: str, faults: int = 1) -> None:
+    """Count faults, once a test has found every row after them."""
+    TRIED[where] += faults
 
 
 def pytest_sessionfinish(session):
