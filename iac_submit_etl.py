@@ -24,8 +24,19 @@ from botocore.exceptions import BotoCoreError, ClientError
 import aws
 import iac_create
 import iac_terminate
-from configs import ConfigError, load_etl_config
-from job_code import JOB, Code, check_paths, object_uris, read_code, refuse_secrets, upload
+from catalog import publish_catalog
+from configs import ConfigError, load_catalog_config, load_etl_config
+from iac_publish_catalog import describe as describe_change
+from job_code import (
+    JOB,
+    Code,
+    check_paths,
+    load_job_config,
+    object_uris,
+    read_code,
+    refuse_secrets,
+    upload,
+)
 from step_logs import Cause, find_cause
 
 if TYPE_CHECKING:
@@ -91,7 +102,7 @@ def submit(argv: Sequence[str] | None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     args = parse_args(arguments)
     config = aws.load_config(args, required=("code_uri",))
-    check_paths(args.config, args.job_args)
+    check_paths(load_job_config(args.config, args.job_args))
     code = read_code(JOB, args.config, str(config.code_uri))
     step = build_step(code, config, args)
     if args.dry_run:
@@ -120,6 +131,7 @@ def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
     flag("--cluster-id", metavar="ID", help="instead of finding the cluster by its name")
     flag("--create", action="store_true", help="create the cluster if it is not there")
     flag("--terminate-after", action="store_true", help="end the cluster when the step has ended")
+    flag("--catalog", action="store_true", help="then register the tables in the Glue catalogue")
     flag("--no-wait", action="store_true", help="only add the step")
     flag("--no-attach", action="store_true", help="fail if the same step is already under way")
     flag("--timeout", type=float, metavar="MINUTES", help="give up waiting; the step goes on")
@@ -132,8 +144,9 @@ def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
     end = arguments.index("--") if "--" in arguments else len(arguments)
     own, job = arguments[:end], arguments[end + 1 :]
     args = parser.parse_args(own, argparse.Namespace(job_args=job))
-    if args.no_wait and args.terminate_after:
-        parser.error("--terminate-after has to wait for the step: leave out --no-wait")
+    if args.no_wait and (args.terminate_after or args.catalog):
+        wish = "--terminate-after" if args.terminate_after else "--catalog"
+        parser.error(f"{wish} has to wait for the step: leave out --no-wait")
     if args.create and args.cluster_id:
         parser.error("--create finds or creates the cluster by its name: leave out --cluster-id")
     return args
@@ -290,7 +303,17 @@ def finish(session: boto3.Session, target: Target) -> Exit:
     cause = None if end == Exit.DONE else explain(session.client("s3"), target, step, cluster)
     tell(target, step["Status"]["State"], end, cause)
     end_cluster(session, target.cluster_id, target.args)
+    if end == Exit.DONE and target.args.catalog:
+        register_tables(session, target.args)
     return end
+
+
+def register_tables(session: boto3.Session, args: argparse.Namespace) -> None:
+    """Put what the step has published into the Glue Data Catalog."""
+    output = load_job_config(args.config, args.job_args).output
+    config = load_catalog_config(args.config, {("etl", "output"): output})
+    for change in publish_catalog(session, config):
+        aws.say(describe_change(change))
 
 
 def follow_or_leave(target: Target) -> Look:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from botocore.exceptions import ClientError
 
 import aws
-from configs import ConfigError, load_etl_config
+from configs import ConfigError, EtlConfig, load_etl_config
 
 if TYPE_CHECKING:
     import boto3
@@ -94,14 +94,18 @@ def refuse_secrets(code: Code, session: boto3.Session) -> None:
             )
 
 
-def check_paths(config_path: Path, job_args: Sequence[str]) -> None:
-    """Raise a ConfigError if the job is to read or write where its cluster cannot."""
+def load_job_config(config_path: Path, job_args: Sequence[str]) -> EtlConfig:
+    """The settings that the job will have, with the paths that its own flags give."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for key in PATHS:
         parser.add_argument(f"--{key.replace('_', '-')}", dest=key)
     given = vars(parser.parse_known_args(job_args)[0])
     flags = {("etl", key): value for key, value in given.items() if value is not None}
-    config = load_etl_config(config_path, flags)
+    return load_etl_config(config_path, flags)
+
+
+def check_paths(config: EtlConfig) -> None:
+    """Raise a ConfigError if the job is to read or write where its cluster cannot."""
     for key in PATHS:
         if "://" not in getattr(config, key):
             raise ConfigError(

@@ -23,7 +23,16 @@ import iac_submit_etl
 from aws_requests import build_cluster_request
 from configs import ConfigError, load_emr_config
 from iac_submit_etl import Exit, build_step, build_stop_step
-from job_code import JOB, Code, check_paths, imported, read_code, refuse_secrets
+from job_code import (
+    JOB,
+    Code,
+    check_paths,
+    imported,
+    load_job_config,
+    read_code,
+    refuse_secrets,
+)
+from tables import TABLES
 from tests.aws_fixtures import *  # noqa: F403 (fixtures)
 from tests.aws_fixtures import BUCKET, REGION
 from tests.emr_emulator import Cluster, ClusterPlan, StepPlan
@@ -249,16 +258,44 @@ def test_usage_errors_are_one_line(submit, flags, job, told):
 
 @pytest.mark.parametrize(
     "flags",
-    [("--no-wait", "--terminate-after"), ("--create", "--cluster-id", "j-1"), ("stray",)],
+    [
+        ("--no-wait", "--terminate-after"),
+        ("--no-wait", "--catalog"),
+        ("--create", "--cluster-id", "j-1"),
+        ("stray",),
+    ],
 )
 def test_flags_that_contradict_each_other_are_refused(submit, flags):
     assert submit(*flags).code == Exit.USAGE
 
 
+def test_catalog_registers_what_the_step_has_published(submit, cluster, session):
+    s3 = session.client("s3")
+    for table in TABLES:
+        folder = "".join(f"{name}=2018/" for name in table.partition_by)
+        s3.put_object(Bucket=BUCKET, Key=f"lake/{table.name}/{folder}part-0.parquet", Body=b"x")
+    outcome = submit("--catalog")
+    assert outcome.code == Exit.DONE
+    assert "songplays: new table; partitions: 1 added" in outcome.err
+    found = session.client("glue").get_tables(DatabaseName="sparkify")["TableList"]
+    assert {table["Name"] for table in found} == {table.name for table in TABLES}
+
+
+def test_without_catalog_nothing_is_registered(submit, cluster, session):
+    submit()
+    assert session.client("glue").get_databases()["DatabaseList"] == []
+
+
+def test_a_failed_step_registers_nothing(submit, emulator, cluster, session):
+    emulator.next_step = StepPlan(outcome="FAILED")
+    assert submit("--catalog", "--log-wait", "0").code == Exit.FAILED
+    assert session.client("glue").get_databases()["DatabaseList"] == []
+
+
 def test_paths_may_come_from_the_environment(config, monkeypatch):
     for key in ("SONG_DATA", "LOG_DATA", "OUTPUT"):
         monkeypatch.setenv(f"SPARKIFY_ETL_{key}", "s3://b/x")
-    check_paths(config, [])
+    check_paths(load_job_config(config, []))
 
 
 def test_no_cluster_is_an_error_that_names_the_cure(submit):
