@@ -197,7 +197,7 @@ def test_what_the_scripts_really_send_is_allowed(run, emulator, called):
     assert [outcome.code for outcome in outcomes] == CODES, outcomes
     sent = {action(operation) for operation in called} - {None}
     assert sent <= allowed()
-    # All but what only Ctrl-C asks for was really sent, and what other tests send to Glue and Redshift.
+    # All but what only Ctrl-C asks for was really sent; Glue and Redshift have tests of their own.
     rest = {name for name in allowed() - sent if not name.startswith(("glue:", "redshift-data:"))}
     assert rest - set(IMPLIED) == {"elasticmapreduce:CancelSteps"}
 

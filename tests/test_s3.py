@@ -17,8 +17,8 @@ import etl
 import publishing
 from publishing import LockedError
 from storage import Storage, StorageError
-from tests.fault_summary import tried
 from tests.factories import TS, event, read_lake, song, write_input
+from tests.fault_summary import tried
 from tests.faults import assert_nothing_lost, lake_rows
 from tests.s3 import s3_settings
 from tests.s3_faults import BUCKET, S3Lake, client, faulty_s3, hadoop_with_s3, keys_of
