@@ -140,8 +140,8 @@ def test_of_two_runs_one_publishes_and_a_paused_one_gives_way(
         refusal = capsys.readouterr().err.splitlines()[-1]
         assert re.match(
             rf"etl.py: error: run \S+ \(process {paused.pid} on \S+, since 20\S+ \S+ UTC\) is at "
-            r"work on \S+/lake, last heard of \d+ s ago. Wait for it; if it is dead, its lock lapses "
-            r"10 minutes after that, or delete \S+/_etl/LOCK",
+            r"work on \S+/lake, last heard of \d+ s ago. Wait for it; if it is dead, its lock "
+            r"lapses 10 minutes after that, or delete \S+/_etl/LOCK",
             refusal,
         )
         monkeypatch.setenv("SPARKIFY_ETL_LOCK_MINUTES", "0.05")
