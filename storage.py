@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import secrets
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -207,7 +208,7 @@ class Disk(Storage):
     def write(self, relative: str, content: str) -> None:
         """Write or replace a small text file in one step, making the folders above it."""
         path = self._local(relative)
-        draft = path.with_name(f".{path.name}.draft")
+        draft = path.with_name(f".{path.name}.{secrets.token_hex(3)}")  # two runs may write LOCK
         with _one_line("write", self.path(relative)):
             path.parent.mkdir(parents=True, exist_ok=True)
             draft.write_text(content, encoding="utf-8")

@@ -230,7 +230,7 @@ def test_a_run_whose_lock_was_taken_over_stops(lake, moment):
     with pytest.raises(LockedError, match="run other on elsewhere holds it now"):
         lake.publish(NEW, Fault(before=take_over))
     assert told
-    assert lake.tables() == OLD or lake.plans()
+    assert bool(lake.plans()) == ("artists" in moment)
     assert publishing.read_holder(lake.storage()).run == "other"
     assert_nothing_lost(lake, OLD, NEW)
 
