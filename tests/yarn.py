@@ -27,10 +27,11 @@ from tests.s3 import hadoop_version, s3_settings
 if TYPE_CHECKING:
     from py4j.java_gateway import JavaGateway
 
-# Hadoop's mini cluster does not bring the cryptography that its proxy needs.
+# What Hadoop's mini cluster needs besides, it does not bring; Spark 3.5 has the last one itself.
 PACKAGES = (
     "org.apache.hadoop:hadoop-client-minicluster:{}",
     "org.bouncycastle:bcpkix-jdk15on:1.70",
+    "javax.xml.bind:jaxb-api:2.3.1",
 )
 SCHEDULER = {
     "yarn.scheduler.capacity.root.queues": "default",
