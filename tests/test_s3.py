@@ -90,7 +90,7 @@ def test_no_fault_of_s3_loses_a_row_and_the_next_run_mends_it(new_lake, server, 
         else:
             assert lake.tables() == NEW
         if not server.lift():
-            assert at > 40
+            assert at > 30
             break
         assert_nothing_lost(lake, OLD, NEW, inside=True)
         lake.drop_lock()
