@@ -493,3 +493,45 @@ def test_an_unknown_kind_of_store_is_one_line(spark):
 def test_a_disk_is_reached_without_hadoop(spark, tmp_path):
     assert isinstance(open_storage(spark, str(tmp_path)), Disk)
     assert open_storage(spark, f"{tmp_path}/").path("a") == f"file:{tmp_path}/a"
+
+
+# ---- Steps that only a rare state asks for -------------------------------------------------------
+
+
+def test_a_unit_that_is_half_in_place_loses_its_old_files_first_and_then_gets_the_rest():
+    steps = publishing.build_steps({"a", "b"}, {"a", "old"}, {"a", "b"})
+    assert steps == [publishing.Step("delete", "old"), publishing.Step("move", "b")]
+    assert publishing.build_steps({"a"}, {"a"}, set()) == []
+    assert publishing.build_steps({"a", "b"}, {"a"}, set()) is None
+
+
+def test_a_commit_whose_answer_was_lost_is_a_commit(lake):
+    fault = Fault(kind="error after")
+
+    def lose_answer(what):
+        if re.match("rename _etl/.*plan.draft", what):
+            fault.at = fault.changes + 1
+
+    fault.before = lose_answer
+    lake.publish(NEW, fault)
+    assert fault.hit
+    assert lake.tables() == NEW
+
+
+def test_a_swap_that_finds_something_in_its_way_again_puts_that_aside_too(lake):
+    def die(what):
+        if re.match("rename _etl/.*/songs to songs", what):
+            raise Killed
+
+    with pytest.raises(Killed):
+        lake.publish(NEW, Fault(before=die))
+    (lake.folder / "songs/year=2001").mkdir(parents=True)
+    lake.let_lock_lapse()
+    lake.recover()
+    assert lake.tables() == NEW
+
+
+def test_a_folder_that_may_not_be_entered_is_one_line(lake):
+    forbidden = mock.patch.object(Path, "exists", side_effect=PermissionError(13, "Forbidden"))
+    with forbidden, pytest.raises(StorageError, match=r"^cannot look up file:.*/songs: Forbidden$"):
+        lake.storage().exists("songs")
