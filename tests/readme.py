@@ -10,6 +10,12 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 SETTING = re.compile(r"(?P<key>[\w.]+) *=(?P<default>[^#]*)(?:# (?P<why>.*))?")
+# keys.cfg has no comment beside a value, which could hold a part of one.
+WHY_KEYS = {
+    "access_key_id": "of an IAM user, where there is no better way in",
+    "secret_access_key": "of the same user",
+    "session_token": "only with temporary keys",
+}
 # What the first line of a file cannot tell.
 OTHERS = {
     "LICENSE": "MIT",
@@ -33,7 +39,8 @@ def build_configuration() -> str:
             elif match := SETTING.fullmatch(line):
                 default = match["default"].strip()
                 default = f"`{default}`" if default else "blank"
-                rows.append(f"| `{section} {match['key']}` | {match['why'] or ''} | {default} |")
+                why = match["why"] or WHY_KEYS[match["key"]]
+                rows.append(f"| `{section} {match['key']}` | {why} | {default} |")
     return "\n".join(rows)
 
 

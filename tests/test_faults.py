@@ -112,13 +112,14 @@ def test_a_run_killed_at_any_stage_is_mended_by_the_next(spark, lake_of, tmp_pat
     tried("with the real job, on disk", 4)
 
 
-def wait_for(what, *, seconds=200):
-    """Wait until a function gives something, and return it."""
+def wait_for(what, process, *, seconds=300):
+    """Wait until a function gives something, and return it; the process has to live until then."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         found = what()
         if found:
             return found
+        assert process.poll() is None, process.communicate()[1]
         time.sleep(0.05)
     raise TimeoutError(what)
 
@@ -135,7 +136,7 @@ def test_of_two_runs_one_publishes_and_a_paused_one_gives_way(
     one, two = write_version(tmp_path, 1), write_version(tmp_path, 2)
     arguments = ["-m", "tests.signalled_run", "SIGSTOP", "stage .*/users", *one, output]
     with started(*arguments) as paused:
-        wait_for(lambda: is_stopped(paused))
+        wait_for(lambda: is_stopped(paused), paused)
         assert etl.main([*two, output]) == 3
         refusal = capsys.readouterr().err.splitlines()[-1]
         assert re.match(
@@ -161,7 +162,7 @@ def test_of_two_runs_one_publishes_and_a_paused_one_gives_way(
 def test_an_interrupt_of_a_running_job_cleans_up_and_says_that_nothing_changed(tmp_path, name):
     lake = tmp_path / "lake"
     with started("etl.py", *write_version(tmp_path, 1), f"--output={lake}") as run:
-        wait_for(lambda: list(lake.glob("_etl/2*/song_data/_temporary")))
+        wait_for(lambda: list(lake.glob("_etl/2*/song_data/_temporary")), run)
         run.send_signal(signal.Signals[name])
         _, said = run.communicate(timeout=300)
     assert run.returncode == 1
@@ -214,8 +215,8 @@ def test_a_lost_executor_changes_no_row(spark, lake_of, tmp_path):
     flags = [*write_version(tmp_path, 2), f"--output={lake}"]
     options = "--master local-cluster[2,1,512] --conf spark.executor.memory=512m pyspark-shell"
     with started("etl.py", *flags, PYSPARK_SUBMIT_ARGS=options) as run:
-        wait_for(lambda: list(lake.glob("_etl/2*/log_data/part*")))
-        executor = wait_for(lambda: executors_of(run))[0]
+        wait_for(lambda: list(lake.glob("_etl/2*/log_data/part*")), run)
+        executor = wait_for(lambda: executors_of(run), run)[0]
         os.kill(executor, signal.SIGKILL)
         _, said = run.communicate(timeout=400)
     assert run.returncode == 0, said
