@@ -16,10 +16,10 @@ demo: $(VENV)/.ready ## run the job on the sample data and show the tables it ma
 	@sh data/unpack-local.sh
 	@$(RUN) python etl.py --show 3 && python report_page.py
 
-demo-aws: $(VENV)/.ready-dev ## tour of the four AWS scripts on an emulated AWS: no account, no cost
+demo-aws: $(VENV)/.ready-jars ## tour of the four AWS scripts on an emulated AWS: no account, no cost
 	@$(RUN) python -m tests.demo_aws
 
-test: $(VENV)/.ready-dev ## run all tests
+test: $(VENV)/.ready-jars ## run all tests
 	@$(RUN) python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.ready-dev ## check format, style and types
@@ -48,3 +48,6 @@ $(VENV)/.ready: requirements.txt setup-venv.sh
 
 $(VENV)/.ready-dev: requirements-dev.txt $(VENV)/.ready
 	@sh setup-venv.sh $(VENV) requirements-dev.txt && touch $@
+
+$(VENV)/.ready-jars: tests/fetch_jars.py $(VENV)/.ready-dev
+	@$(RUN) python -m tests.fetch_jars && touch $@
