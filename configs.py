@@ -19,12 +19,6 @@ from typing import Any, TypeVar
 DL_CFG = Path(__file__).with_name("dl.cfg")
 KEYS_CFG = Path(__file__).with_name("keys.cfg")
 
-# What etl.py imports of this project: all of it goes to the cluster, and nothing else does.
-ETL_MODULES = (
-    *("checks.py", "configs.py", "publishing.py", "report.py"),
-    *("sources.py", "storage.py", "tables.py"),
-)
-
 # Of dl.cfg.
 SECTIONS = (
     *("etl", "partitions", "emr", "spark", "s3", "tags", "prices"),
@@ -237,14 +231,20 @@ class Settings:
         return f"{self.path}: [{section}] {key}", self.file.get(section, key, fallback=None)
 
 
+def open_dl_cfg(path: Path, flags: Flags | None, environ: Mapping[str, str]) -> Settings:
+    """The settings of a dl.cfg that has no section that nothing reads."""
+    settings = Settings(path, environ, flags)
+    settings.check_sections(SECTIONS)
+    return settings
+
+
 def load_etl_config(
     path: Path = DL_CFG,
     flags: Flags | None = None,
     environ: Mapping[str, str] = os.environ,
 ) -> EtlConfig:
     """The job's settings; raises ConfigError for the first one that is missing or wrong."""
-    settings = Settings(path, environ, flags)
-    settings.check_sections(SECTIONS)
+    settings = open_dl_cfg(path, flags, environ)
     settings.check_keys("partitions", tuple(PARTITION_CHOICES))
     partitions = {table: _partition(settings, table) for table in PARTITION_CHOICES}
     return dataclasses.replace(load_section(settings, "etl", EtlConfig), partitions=partitions)
@@ -257,8 +257,7 @@ def load_emr_config(
     required: Sequence[str] = (),
 ) -> EmrConfig:
     """The cluster's settings; the required ones may not be blank."""
-    settings = Settings(path, environ, flags)
-    settings.check_sections(SECTIONS)
+    settings = open_dl_cfg(path, flags, environ)
     expects = {field.name: field.metadata.get("expects") for field in dataclasses.fields(EmrConfig)}
     for key in required:
         settings.get("emr", key, text, str(expects[key]))
@@ -428,8 +427,7 @@ def load_catalog_config(
     environ: Mapping[str, str] = os.environ,
 ) -> CatalogConfig:
     """The catalogue's settings; the lake has to be in S3."""
-    settings = Settings(path, environ, flags)
-    settings.check_sections(SECTIONS)
+    settings = open_dl_cfg(path, flags, environ)
     expects = "the lake's folder in S3, such as s3://my-bucket/lake"
     output = settings.get("etl", "output", lake_uri, expects)
     return dataclasses.replace(load_section(settings, "catalog", CatalogConfig), output=output)
@@ -441,8 +439,7 @@ def load_redshift_config(
     environ: Mapping[str, str] = os.environ,
 ) -> RedshiftConfig:
     """The warehouse's settings: one workgroup of Redshift Serverless, or one cluster."""
-    settings = Settings(path, environ, flags)
-    settings.check_sections(SECTIONS)
+    settings = open_dl_cfg(path, flags, environ)
     config = load_section(settings, "redshift", RedshiftConfig)
     where = f"{path}: [redshift]"
     if bool(config.workgroup) == bool(config.cluster):

@@ -474,9 +474,9 @@ def create_session() -> SparkSession:
     builder = SparkSession.builder.appName("sparkify-etl")
     if "PYSPARK_GATEWAY_PORT" not in os.environ:
         os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
-        logging = Path(__file__).with_name("log4j2.properties").as_uri()
+        log4j2 = Path(__file__).with_name("log4j2.properties").as_uri()
         builder = (
-            builder.config("spark.driver.extraJavaOptions", f"-Dlog4j2.configurationFile={logging}")
+            builder.config("spark.driver.extraJavaOptions", f"-Dlog4j2.configurationFile={log4j2}")
             .config("spark.ui.enabled", False)
             .config("spark.driver.host", "127.0.0.1")
             .config("spark.driver.bindAddress", "127.0.0.1")

@@ -180,12 +180,15 @@ def _repair_once(name: Column) -> Column:
 
 
 def _with_outcome(parsed: DataFrame, outcome: Column) -> DataFrame:
-    is_rejected = ~F.col("outcome").isin(LOADED, FILTERED)
     return (
         parsed.withColumn("outcome", outcome)
-        .withColumn("file", F.when(is_rejected, F.col("file")))
-        .withColumn("line", F.when(is_rejected, F.col("line")))
+        .withColumn("file", F.when(_is_rejected(), F.col("file")))
+        .withColumn("line", F.when(_is_rejected(), F.col("line")))
     )
+
+
+def _is_rejected() -> Column:
+    return ~F.col("outcome").isin(LOADED, FILTERED)
 
 
 def _fault(schema: str) -> Column:
@@ -280,7 +283,7 @@ def loaded(source: DataFrame) -> DataFrame:
 
 def rejected(source: DataFrame) -> DataFrame:
     """The rejected records of a source: why, which file, and the text, cut where it is long."""
-    return source.filter(~F.col("outcome").isin(LOADED, FILTERED)).select(
+    return source.filter(_is_rejected()).select(
         F.col("outcome").alias("reason"),
         "file",
         F.length("line").alias("length"),
