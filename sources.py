@@ -8,6 +8,7 @@ that are selected. So lines are read as text, and judged one by one.
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import unquote
@@ -52,7 +53,17 @@ BETWEEN_OBJECTS = r"(?<=\})[ \t]*+[\r\n]|[\r\n][ \t]*+(?=\{)"
 
 def read_song_files(spark: SparkSession, path: str) -> DataFrame:
     """One row per song file: its path and its whole text."""
-    return _read_text(spark, path, wholetext=True)
+    if not _is_on_local_disk(spark, path):
+        return _read_text(spark, path, wholetext=True)
+    # Spark's text source copies all of Hadoop's settings for every file, which takes longer than to
+    # read it. Its source of raw bytes does not, but asks S3 more and unpacks nothing.
+    reader = spark.read.format("binaryFile").option("recursiveFileLookup", True)
+    files = reader.load(path).selectExpr(FILE, "CAST(content AS STRING) AS line")
+    packed = [file for file in input_files(files) if re.search(PACKED, file)]
+    if not packed:
+        return files
+    unpacked = spark.read.text(packed, wholetext=True).selectExpr(FILE, "value AS line")
+    return files.filter(~F.col("file").rlike(PACKED)).unionByName(unpacked)
 
 
 def read_log_files(spark: SparkSession, path: str) -> DataFrame:
@@ -60,11 +71,20 @@ def read_log_files(spark: SparkSession, path: str) -> DataFrame:
     return _read_text(spark, path, wholetext=False)
 
 
+FILE = "_metadata.file_path AS file"
+PACKED = r"\.(gz|bz2|deflate|lz4|snappy|zst)$"  # what Hadoop knows to unpack
+
+
 def _read_text(spark: SparkSession, path: str, *, wholetext: bool) -> DataFrame:
     reader = spark.read.option("recursiveFileLookup", True)
-    return reader.text(path, wholetext=wholetext).select(
-        F.col("_metadata.file_path").alias("file"), F.col("value").alias("line")
-    )
+    return reader.text(path, wholetext=wholetext).selectExpr(FILE, "value AS line")
+
+
+def _is_on_local_disk(spark: SparkSession, path: str) -> bool:
+    jvm: Any = spark._jvm
+    context: Any = spark.sparkContext._jsc
+    filesystem = jvm.org.apache.hadoop.fs.Path(path).getFileSystem(context.hadoopConfiguration())
+    return str(filesystem.getUri().getScheme()) == "file"
 
 
 def input_files(frame: DataFrame) -> list[str]:
@@ -105,12 +125,11 @@ def parse_lines(lines: DataFrame, schema: str) -> DataFrame:
 
     The reasons are those that JSON alone gives; the callers add those of their source.
     """
-    # White space and the byte order mark: neither is part of an object.
-    trimmed = F.expr(r"trim(BOTH ' \t\r\n\uFEFF' FROM line)")
-    # Parsed in a generator, so that no later filter makes Spark parse the line a second time.
-    parsed = lines.select("file", trimmed.alias("line")).filter("line != ''")
-    parsed = parsed.select("file", "line", F.inline(F.array(_json(schema))))
-    return parsed.withColumn("fault", _fault(schema)).drop("_corrupt")
+    trimmed = F.expr(f"IF({LOOKS_TRIMMED}, line, {TRIMMED})")
+    texts = lines.select("file", trimmed.alias("line")).filter("line != ''")
+    # The parsed line stays one column: were its fields named here, Spark would parse for each.
+    parsed = texts.select("file", "line", _text_fault().alias("fault"), _json(schema).alias("json"))
+    return parsed.select("file", "line", "json.*", "fault").withColumn("fault", _fault(schema))
 
 
 def build_song_data(song_files: DataFrame) -> DataFrame:
@@ -120,8 +139,12 @@ def build_song_data(song_files: DataFrame) -> DataFrame:
         F.when(is_blank("song_id"), "blank_song_id").when(is_blank("artist_id"), "blank_artist_id"),
         F.lit(LOADED),
     )
-    return _with_outcome(parse_lines(split_song_files(song_files), SONG_SCHEMA), outcome).select(
-        "outcome", "file", "line", *columns(SONG_SCHEMA), F.lit(0).alias("repaired")
+    records = parse_lines(split_song_files(song_files), SONG_SCHEMA).withColumn("outcome", outcome)
+    return records.select(
+        "outcome",
+        *_if_rejected("file", "line"),
+        *columns(SONG_SCHEMA),
+        F.lit(0).alias("repaired"),
     )
 
 
@@ -139,23 +162,26 @@ def build_log_data(lines: DataFrame) -> DataFrame:
         .when(~is_play, FILTERED),
         F.lit(LOADED),
     )
-    song, artist = repair_name(F.col("song")), repair_name(F.col("artist"))
-    return _with_outcome(parse_lines(lines, LOG_SCHEMA), outcome).select(
-        *("outcome", "file", "line"),
+    events = parse_lines(lines, LOG_SCHEMA).withColumn("outcome", outcome)
+    # The names are UTF-8 that was read as Latin-1, twice over. Each round is a step of its own.
+    events = events.withColumns({f"{name}_once": undo_latin1(name) for name in NAMES})
+    return events.select(
+        "outcome",
+        *_if_rejected("file", "line"),
         F.when(possible_ts, F.timestamp_millis("ts")).alias("start_time"),
         F.col("userId").alias("user_id"),
         F.col("firstName").alias("first_name"),
         F.col("lastName").alias("last_name"),
         *("gender", "level", "length", "location"),
-        song.alias("song"),
-        artist.alias("artist"),
+        *(undo_latin1(f"{name}_once").alias(name) for name in NAMES),
         F.col("sessionId").alias("session_id"),
         F.col("itemInSession").alias("item_in_session"),
         F.col("userAgent").alias("user_agent"),
-        (_differ(song, "song") + _differ(artist, "artist")).alias("repaired"),
+        functools.reduce(Column.__add__, map(_is_repaired, NAMES)).alias("repaired"),
     )
 
 
+NAMES = ("song", "artist")
 # Text whose characters are the bytes of well-formed UTF-8 (table 3-7 of the Unicode standard).
 UTF8_AS_LATIN1 = (
     r"^(?:[\x00-\x7F]++|[\xC2-\xDF][\x80-\xBF]|\xE0[\xA0-\xBF][\x80-\xBF]"
@@ -165,52 +191,69 @@ UTF8_AS_LATIN1 = (
 LONGEST_NAME = 1_000  # characters; Java's regular expressions recurse, and no name is that long
 
 
-def repair_name(name: Column) -> Column:
-    """A name whose UTF-8 was read as Latin-1, twice over in the logs, as it was meant.
+def undo_latin1(name: str) -> Column:
+    """A name whose UTF-8 was read as Latin-1, as it was meant; one that is right stays as it is.
 
-    Each round is made only where it is exact; a name that is right already stays as it is.
+    Only where it is exact: each character is a byte, and all together they are UTF-8.
     """
-    is_suspect = (F.octet_length(name) != F.length(name)) & (F.length(name) <= LONGEST_NAME)
-    return F.when(is_suspect, _repair_once(_repair_once(name))).otherwise(name)
+    value = F.col(name)
+    is_suspect = (F.octet_length(value) != F.length(value)) & (F.length(value) <= LONGEST_NAME)
+    decoded = F.encode(value, "ISO-8859-1").cast("string")
+    return F.when(is_suspect & value.rlike(UTF8_AS_LATIN1), decoded).otherwise(value)
 
 
-def _repair_once(name: Column) -> Column:
-    decoded = F.encode(name, "ISO-8859-1").cast("string")
-    return F.when(name.rlike(UTF8_AS_LATIN1), decoded).otherwise(name)
-
-
-def _with_outcome(parsed: DataFrame, outcome: Column) -> DataFrame:
-    return (
-        parsed.withColumn("outcome", outcome)
-        .withColumn("file", F.when(_is_rejected(), F.col("file")))
-        .withColumn("line", F.when(_is_rejected(), F.col("line")))
-    )
+def _if_rejected(*names: str) -> list[Column]:
+    return [F.when(_is_rejected(), F.col(name)).alias(name) for name in names]
 
 
 def _is_rejected() -> Column:
     return ~F.col("outcome").isin(LOADED, FILTERED)
 
 
+# These conditions meet every line of the log: each begins with what is cheap to ask of raw bytes,
+# and only a line that looks odd is asked the rest. To count characters is dear, to find one is not.
+
+# White space and the byte order mark: neither is part of an object.
+TRIMMED = r"trim(BOTH ' \t\r\n\uFEFF' FROM line)"
+LOOKS_TRIMMED = "startswith(line, '{') AND endswith(line, '}')"
+
+# Spark's text is raw bytes: what is not UTF-8 does not survive a way through characters.
+NO_UTF8 = "encode(line, 'UTF-8') != CAST(line AS BINARY)"
+
+# A line without its strings, each object in it (up to four deep) put as a 0. In single steps and
+# not as one pattern: Java's would overflow the stack on a long line.
+SKELETON = functools.reduce(
+    lambda bare, pattern: f"regexp_replace({bare}, r'{pattern}', '0')",
+    [r"\{[^{}]*+\}"] * 4,
+    r"""regexp_replace(regexp_replace(line, r'\\.', ''), r'"[^"]*+"', '')""",
+)
+# Spark reads the first of several objects and forgets the others.
+ENDS_AT_FIRST_BRACE = "endswith(line, '}') AND split(line, '}', 2)[1] = ''"
+ONE_OBJECT = f"startswith(line, '{{') AND ({ENDS_AT_FIRST_BRACE} OR {SKELETON} = '0')"
+SEVERAL = rf"{SKELETON} RLIKE r'^(\[|0[\s,]*[0{{])'"
+
+
+def _text_fault() -> Column:
+    """Why a line is no single object in UTF-8, or null: what only its raw text can tell."""
+    return F.when(F.expr(NO_UTF8), "not_json").when(
+        F.expr(f"NOT ({ONE_OBJECT})"),
+        F.when(F.expr(SEVERAL), "several_objects").otherwise("not_json"),
+    )
+
+
 def _fault(schema: str) -> Column:
-    """Why a line is no single, complete JSON object with fields of the declared types, or null."""
+    """Why a line is no complete JSON object with fields of the declared types, or null."""
     fields = columns(schema)
+    texts = [name for name, kind in fields.items() if kind == "STRING"]
+    doubles = [name for name, kind in fields.items() if kind == "DOUBLE"]
     as_text = ", ".join(f"{name} STRING" for name in fields)
     is_json = _json(as_text)["_corrupt"].isNull()
-    is_corrupt = F.col("_corrupt").isNotNull()
     return (
-        F.when(~_is_utf8(), "not_json")
-        .when(~_is_one_object() & _is_several(), "several_objects")
-        .when(~_is_one_object() | (is_corrupt & ~is_json), "not_json")
-        .when(
-            is_corrupt
-            | _any(_is_no_text(name) for name, kind in fields.items() if kind == "STRING"),
-            "wrong_type",
-        )
-        .when(_any(_is_in_another_case(name) for name in fields), "key_in_another_case")
-        .when(
-            _any(_is_infinite(name) for name, kind in fields.items() if kind == "DOUBLE"),
-            "number_out_of_range",
-        )
+        F.when(F.col("fault").isNotNull(), F.col("fault"))
+        .when(F.expr("_corrupt IS NOT NULL"), F.when(is_json, "wrong_type").otherwise("not_json"))
+        .when(_any(map(_is_no_text, texts)), "wrong_type")
+        .when(_any(map(_is_in_another_case, fields)), "key_in_another_case")
+        .when(_any(f"abs({name}) = double('infinity')" for name in doubles), "number_out_of_range")
     )
 
 
@@ -218,62 +261,35 @@ def _json(schema: str) -> Column:
     return F.from_json("line", f"{schema}, _corrupt STRING", JSON_OPTIONS)
 
 
-def _is_utf8() -> Column:
-    """Spark's text is raw bytes: what is not UTF-8 does not survive a way through characters."""
-    return F.encode("line", "UTF-8") == F.col("line").cast("binary")
-
-
-def _is_one_object() -> Column:
-    """Whether a line is one object: Spark reads the first of several and forgets the others."""
-    line = F.col("line")
-    ends_at_first_brace = F.instr(line, "}") == F.length(line)
-    return line.startswith("{") & (ends_at_first_brace | (_skeleton() == "0"))
-
-
-def _is_several() -> Column:
-    return _skeleton().rlike(r"^(\[|0[\s,]*[0{])")
-
-
-def _skeleton() -> Column:
-    """A line without its strings, each object in it (up to four deep) put as a 0.
-
-    In single steps and not as one pattern: Java's would overflow the stack on a long line.
-    """
-    bare = F.regexp_replace("line", r"\\.", "")
-    bare = F.regexp_replace(bare, r'"[^"]*+"', "")
-    for _ in range(4):
-        bare = F.regexp_replace(bare, r"\{[^{}]*+\}", "0")
-    return bare
-
-
-def _is_no_text(name: str) -> Column:
+def _is_no_text(name: str) -> str:
     """Whether a text field holds an object, an array or a truth value, which Spark puts as text."""
-    looks_like_json = F.col(name).rlike(r"^([\[{]|true$|false$)")
-    return looks_like_json & F.col("line").rlike(rf'(?<!\\)"{name}"\s*:\s*[\[{{tf]')
+    starts = " OR ".join(f"startswith({name}, '{start}')" for start in ("{", "[", "true", "false"))
+    # Most text sorts before all four, and one comparison tells.
+    looks_like_json = f"{name} >= '[' AND ({starts})"
+    is_no_string = rf"""line RLIKE r'(?<!\\)"{name}"\s*:\s*[\[{{tf]'"""
+    return f"coalesce({looks_like_json}, false) AND {is_no_string}"
 
 
-def _is_in_another_case(name: str) -> Column:
+def _is_in_another_case(name: str) -> str:
     """Whether a field is null because its key is there in another case, which Spark ignores."""
-    line = F.col("line")
-    absent = F.col(name).isNull() & ~line.contains(f'"{name}"')
-    return absent & F.lower(line).contains(f'"{name.lower()}"')
+    is_absent = f"""{name} IS NULL AND NOT contains(line, '"{name}"')"""
+    return f"""{is_absent} AND contains(lower(line), '"{name.lower()}"')"""
 
 
-def _is_infinite(name: str) -> Column:
-    return F.coalesce(F.abs(F.col(name)) == float("inf"), F.lit(False))
+def _any(conditions: Iterable[str]) -> Column:
+    """Whether one of them is true; one that is null is not."""
+    return F.expr(" OR ".join(f"({condition}) IS TRUE" for condition in conditions))
 
 
 def is_blank(name: str) -> Column:
     """Whether a text field is null, empty or white space."""
-    return F.coalesce(F.expr(rf"trim(BOTH ' \t\r\n' FROM {name})") == "", F.lit(True))
+    # Most text begins with something beyond white space, and need not be trimmed to know.
+    blank = rf"{name} < '!' AND trim(BOTH ' \t\r\n' FROM {name}) = ''"
+    return F.coalesce(F.expr(blank), F.lit(True))
 
 
-def _differ(new: Column, old: str) -> Column:
-    return (~new.eqNullSafe(F.col(old))).cast("int")
-
-
-def _any(conditions: Iterable[Column]) -> Column:
-    return functools.reduce(lambda a, b: a | b, (F.coalesce(c, F.lit(False)) for c in conditions))
+def _is_repaired(name: str) -> Column:
+    return (~undo_latin1(f"{name}_once").eqNullSafe(F.col(name))).cast("int")
 
 
 def loaded(source: DataFrame) -> DataFrame:
