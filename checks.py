@@ -1,7 +1,7 @@
 """What has to hold of the staged tables before anything is published.
 
-The rules stand beside each Table in tables.py; here they become one pass over each table, and one
-query for all of them.
+The rules stand beside each Table in tables.py. Here they become three questions, whatever the
+number of tables: is each row sound, are the keys those of the source, does each reference resolve.
 """
 
 from __future__ import annotations
@@ -18,8 +18,12 @@ from tables import DATE_PARTS, SONGPLAYS, Table, columns
 if TYPE_CHECKING:
     from pyspark.sql.types import StructType
 
-ROWS, SOURCE_KEYS, MATCHED = "rows", "keys in the source", "plays with a song"
-FIGURES = (ROWS, SOURCE_KEYS, MATCHED)  # counted by the way; every other measure counts offenders
+ROWS, MATCHED = "rows", "plays with a song"
+SOURCE_KEYS = "keys in the source"
+# The hashes of all keys of a table, folded into one number.
+KEYS_FOLDED, SOURCE_KEYS_FOLDED = "keys, folded", "keys in the source, folded"
+# Counted by the way; every other measure counts offenders.
+FIGURES = (ROWS, MATCHED, SOURCE_KEYS, KEYS_FOLDED, SOURCE_KEYS_FOLDED)
 PLAYS_PER_DAY = "plays per day"  # in the place of a table's name, where no rule is meant
 SHRUNK, FALLEN = 0.8, 1.0  # of the last run's rows; percentage points of matched plays
 
@@ -35,54 +39,75 @@ def build_checks(
     staged: Mapping[str, DataFrame],
     source_keys: Mapping[str, DataFrame],
 ) -> DataFrame:
-    """One row per table and measure: table, measure, count; a rule's count is how many break it."""
-    checks = [
-        measures(name, keys.distinct().agg(F.count(F.lit(1)).alias(SOURCE_KEYS)))
-        for name, keys in source_keys.items()
-    ]
-    for table in tables:
-        checks.append(check_rows(table, staged[table.name]))
-        checks += [
-            check_reference(table.name, staged, column, parent)
-            for column, parent in table.references.items()
-        ]
+    """One row per table and measure: table, measure, count; a rule's count is how many break it.
+
+    `source_keys` are the columns of each table's identity, from the source, however often.
+    """
+    checks = [check_rows(table, staged[table.name]) for table in tables]
+    checks += [check_keys(name, keys) for name, keys in source_keys.items()]
+    checks.append(check_references(tables, staged))
     return functools.reduce(DataFrame.unionByName, checks)
 
 
 def check_rows(table: Table, rows: DataFrame) -> DataFrame:
-    """All that one pass over a table can tell: its rows, its key, its nulls, its own rules."""
+    """All that one pass over a table can tell: its rows, its nulls, its own rules, its keys."""
     rules = {f"{name} is not null": f"{name} IS NOT NULL" for name in (*table.key, *table.required)}
     rules.update(table.rules)
     if "start_time" in rows.columns:
         parts = [name for name in table.partition_by if name in DATE_PARTS]
         rules.update({f"{part} is start_time's": f"{part} = {part}(start_time)" for part in parts})
-    broken = [
-        F.count_if(~F.coalesce(F.expr(rule), F.lit(False))).alias(name)
-        for name, rule in rules.items()
+    counts = [
+        F.count(F.lit(1)).alias(ROWS),
+        F.bit_xor(F.xxhash64(*table.identity)).alias(KEYS_FOLDED),
+        *(
+            F.count_if(~F.coalesce(F.expr(rule), F.lit(False))).alias(name)
+            for name, rule in rules.items()
+        ),
     ]
-    repeated = F.count(F.lit(1)) - F.count_distinct(*table.key)
-    counts = [F.count(F.lit(1)).alias(ROWS), repeated.alias("key is unique"), *broken]
     if table.name == SONGPLAYS.name:
         counts.append(F.count("song_id").alias(MATCHED))
     return measures(table.name, rows.agg(*counts))
 
 
-def check_reference(
-    name: str, staged: Mapping[str, DataFrame], column: str, parent: str
-) -> DataFrame:
+def check_keys(name: str, source_keys: DataFrame) -> DataFrame:
+    """How many keys a table must have, and their hashes folded into one number.
+
+    A table with as many rows whose hashes fold into the same number has each of these keys once:
+    none is missing, none is there twice, none is made up.
+    """
+    due = source_keys.select(F.xxhash64(*source_keys.columns).alias("key")).distinct()
+    counts = due.agg(
+        F.count(F.lit(1)).alias(SOURCE_KEYS), F.bit_xor("key").alias(SOURCE_KEYS_FOLDED)
+    )
+    return measures(name, counts)
+
+
+def check_references(tables: Sequence[Table], staged: Mapping[str, DataFrame]) -> DataFrame:
     """How many values of a column are not in the table and column that it refers to."""
-    parent_table, _, parent_column = parent.partition(".")
-    known = staged[parent_table].select(F.col(parent_column).alias(column))
-    used = staged[name].select(column).dropna().distinct()
-    orphans = used.join(known, on=column, how="left_anti")
-    return measures(name, orphans.agg(F.count(F.lit(1)).alias(f"{column} is in {parent}")))
+    sides = []
+    for table in tables:
+        for column, parent in table.references.items():
+            parent_table, _, parent_column = parent.partition(".")
+            reference = [
+                F.lit(table.name).alias("table"),
+                F.lit(f"{column} is in {parent}").alias("measure"),
+            ]
+            used = staged[table.name].select(*reference, F.col(column).alias("key"))
+            known = staged[parent_table].select(*reference, F.col(parent_column).alias("key"))
+            sides += [used.withColumn("is_known", F.lit(0)), known.withColumn("is_known", F.lit(1))]
+    values = functools.reduce(DataFrame.unionByName, sides).dropna()
+    is_known = values.groupBy("table", "measure", "key").agg(F.max("is_known").alias("is_known"))
+    orphans = F.count_if(F.col("is_known") == 0).alias("count")
+    return is_known.groupBy("table", "measure").agg(orphans)
 
 
 def build_plays_per_day(songplays: DataFrame) -> DataFrame:
     """One row per day (UTC) with plays, in the columns of the checks, to ride on their query."""
-    day = F.date_format("start_time", "yyyy-MM-dd").alias("measure")
-    counts = songplays.groupBy(day).agg(F.count(F.lit(1)).alias("count"))
-    return counts.select(F.lit(PLAYS_PER_DAY).alias("table"), "measure", "count")
+    per_day = songplays.groupBy(F.to_date("start_time").alias("day")).agg(
+        F.count(F.lit(1)).alias("count")
+    )
+    day = F.col("day").cast("string").alias("measure")
+    return per_day.select(F.lit(PLAYS_PER_DAY).alias("table"), day, "count")
 
 
 def measures(name: str, counts: DataFrame) -> DataFrame:
@@ -109,14 +134,22 @@ def check_counts(counts: Counts) -> None:
         for (table, measure), count in counts.items()
         if count and measure not in FIGURES
     ]
-    for (table, measure), due in counts.items():
-        rows = counts[table, ROWS]
-        if measure == SOURCE_KEYS and rows != due:
-            broken.append(f"{table}: {rows:,} rows are staged where the source has {due:,}")
-        if measure == ROWS and not rows:
-            broken.append(f"{table}: no row is staged, and an empty table is not published")
+    tables = [table for table, measure in counts if measure == ROWS]
+    broken += [amiss for table in tables if (amiss := find_amiss(table, counts))]
     if broken:
         raise DataQualityError("; ".join(broken))
+
+
+def find_amiss(table: str, counts: Counts) -> str:
+    """What is wrong with a table's rows as a whole; '' if it has each key of the source once."""
+    rows, due = counts[table, ROWS], counts[table, SOURCE_KEYS]
+    if not rows:
+        return f"{table}: no row is staged, and an empty table is not published"
+    if rows != due:
+        return f"{table}: {rows:,} rows are staged where the source has {due:,}"
+    if counts[table, KEYS_FOLDED] != counts[table, SOURCE_KEYS_FOLDED]:
+        return f"{table}: some of its {rows:,} keys are missing, twice or made up"
+    return ""
 
 
 def find_shrinkage(

@@ -23,6 +23,12 @@ class Table:
     references: Mapping[str, str] = field(default_factory=dict)  # column -> table.column
     rules: Mapping[str, str] = field(default_factory=dict)  # what must hold -> as SQL
 
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """What tells a row from all others, and for an event also when it happened."""
+        moment = ["start_time"] if "start_time" in columns(self.schema) else []
+        return tuple(dict.fromkeys([*moment, *self.key]))
+
 
 LEVEL_RULE = {"level is free or paid": "level IN ('free', 'paid')"}
 
@@ -66,12 +72,11 @@ SONGPLAYS = Table(
               song_id STRING, artist_id STRING, session_id BIGINT, location STRING,
               user_agent STRING""",
     key=("songplay_id",),
-    sort_by=("start_time", "songplay_id"),
+    sort_by=("start_time", "user_id", "session_id"),
     partition_by=("year", "month"),
     required=("start_time", "user_id"),
     references={
         "user_id": "users.user_id",
-        "start_time": "time.start_time",
         "song_id": "songs.song_id",
         "artist_id": "artists.artist_id",
     },

@@ -118,32 +118,41 @@ from (select song as raw from good_plays union select artist from good_plays)
 where regexp_matches(raw, '[^\\x{00}-\\x{7F}]');
 """
 
-# Of two records with one key, names are compared as repaired: that is what they are.
+# Songs that share title, artist's name and duration are one match: the smallest song_id.
+MATCHES = """
+create table matches as
+select title, artist_name, duration, min(song_id) as song_id,
+    arg_min(artist_id, song_id) as artist_id
+from winning_songs
+group by title, artist_name, duration;
+"""
+
+# Of two records with one key that one stands which the columns of the table put first.
 PLAYS = """
 create table plays as
-from (
-    select make_timestamp(ts * 1000) as start_time,
-        good_plays.* replace (
-            coalesce(songs_repaired.repaired, song) as song,
-            coalesce(artists_repaired.repaired, artist) as artist)
-    from good_plays
-    left join repaired_names as songs_repaired on songs_repaired.raw = song
-    left join repaired_names as artists_repaired on artists_repaired.raw = artist
-)
+select make_timestamp(ts * 1000) as start_time, good_plays.*, matches.song_id, matches.artist_id
+from good_plays
+left join repaired_names as songs_repaired on songs_repaired.raw = song
+left join repaired_names as artists_repaired on artists_repaired.raw = artist
+left join matches
+    on matches.title = coalesce(songs_repaired.repaired, song)
+    and matches.artist_name = coalesce(artists_repaired.repaired, artist)
+    and matches.duration = length
 qualify row_number() over (
     partition by ts, "userId", "sessionId", "itemInSession"
-    order by level, song, artist, length, location, "userAgent", "firstName", "lastName", gender
+    order by level, matches.song_id, matches.artist_id, location, "userAgent"
 ) = 1;
 """
 
-# No two plays of a user tie here: these and the user are the key of a play.
+# Only copies of one play can tie: these and the user are its key.
 USERS = """
 create view users as
 select "userId" as user_id, "firstName" as first_name, "lastName" as last_name, gender, level
-from plays
+from good_plays
 qualify row_number() over (
     partition by "userId"
-    order by ts desc, "sessionId" desc, "itemInSession" desc) = 1;
+    order by ts desc, "sessionId" desc, "itemInSession" desc,
+        level, first_name, last_name, gender) = 1;
 """
 
 TIME = """
@@ -158,26 +167,28 @@ select start_time,
 from (select distinct start_time from plays);
 """
 
-# Songs that share title, artist's name and duration are one match: the smallest song_id.
 SONGPLAYS = """
 create view songplays as
-with matches as (
-    select title, artist_name, duration, min(song_id) as song_id,
-        arg_min(artist_id, song_id) as artist_id
-    from winning_songs
-    group by title, artist_name, duration
-)
-select start_time, "userId" as user_id, level, matches.song_id, matches.artist_id,
+select start_time, "userId" as user_id, level, song_id, artist_id,
     "sessionId" as session_id, location, "userAgent" as user_agent,
     cast(year(start_time) as integer) as year, cast(month(start_time) as integer) as month,
     "itemInSession" as item_in_session
-from plays
-left join matches
-    on matches.title = plays.song and matches.artist_name = plays.artist
-    and matches.duration = plays.length;
+from plays;
 """
 
-RULES = (BLANK, SONG_RECORDS, SONGS, ARTISTS, GOOD_PLAYS, REPAIR, PLAYS, USERS, TIME, SONGPLAYS)
+RULES = (
+    BLANK,
+    SONG_RECORDS,
+    SONGS,
+    ARTISTS,
+    GOOD_PLAYS,
+    REPAIR,
+    MATCHES,
+    PLAYS,
+    USERS,
+    TIME,
+    SONGPLAYS,
+)
 
 
 def build_tables(song_data: Path, log_data: Path) -> dict[str, list[Row]]:

@@ -149,8 +149,9 @@ def test_a_partition_above_the_limit_is_split_into_files(spark, tmp_path, monkey
 
 
 def test_only_a_partition_above_the_limit_is_spread_and_evenly(spark):
-    months = spark.range(3_000).selectExpr("id AS songplay_id", "2018 AS year", "11 AS month")
-    small = spark.range(100).selectExpr("id AS songplay_id", "2018 AS year", "12 AS month")
+    moment = "timestamp_millis(id) AS start_time"
+    months = spark.range(3_000).selectExpr(moment, "2018 AS year", "11 AS month")
+    small = spark.range(100).selectExpr(moment, "2018 AS year", "12 AS month")
     number = etl.build_file_number(etl.SONGPLAYS, {(2018, 11): 3_000, (2018, 12): 100}, 1_000)
     sizes = months.union(small).groupBy("month", number.alias("file")).count().collect()
     assert {(row["month"], row["file"]) for row in sizes} == {*((11, n) for n in range(4)), (12, 0)}

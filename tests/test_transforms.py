@@ -13,6 +13,11 @@ from tests.factories import TS, event, log_data, one_row, rows, song, song_data,
 MINUTE = 60_000
 
 
+def plays_of(spark, *events):
+    """Plays as the job has them once their songs are matched."""
+    return etl.build_plays(etl.match_songs(log_data(spark, *events), song_data(spark, song())))
+
+
 def build(spark, songs, events):
     return etl.build_tables(song_data(spark, *songs), log_data(spark, *events))
 
@@ -81,12 +86,12 @@ def test_half_a_coordinate_is_no_description(spark):
 
 
 def test_only_next_song_is_a_play(spark):
-    plays = etl.build_plays(log_data(spark, event(), event(page="Home", itemInSession=1)))
+    plays = plays_of(spark, event(), event(page="Home", itemInSession=1))
     assert plays.count() == 1
 
 
 def test_an_event_delivered_twice_counts_once(spark):
-    assert etl.build_plays(log_data(spark, event(), event())).count() == 1
+    assert etl.build_songplays(plays_of(spark, event(), event())).count() == 1
 
 
 @pytest.mark.parametrize(
@@ -102,7 +107,7 @@ def test_each_part_of_the_natural_key_makes_another_play(spark, change):
 def test_among_differing_copies_of_a_play_the_winner_does_not_depend_on_the_order(spark):
     copies = [event(level="paid"), event(location=None), event(location="A")]
     winners = {
-        tuple(rows(etl.build_plays(log_data(spark, *order)).select("level", "location")))
+        tuple(rows(etl.build_songplays(plays_of(spark, *order)).select("level", "location")))
         for order in itertools.permutations(copies)
     }
     assert winners == {(("free", "A"),)}
@@ -110,7 +115,7 @@ def test_among_differing_copies_of_a_play_the_winner_does_not_depend_on_the_orde
 
 def test_a_user_is_as_of_the_latest_play(spark):
     events = [event(level="paid", ts=TS + MINUTE), event(level="free"), event(ts=TS - MINUTE)]
-    users = etl.build_users(etl.build_plays(log_data(spark, *events)))
+    users = etl.build_users(plays_of(spark, *events))
     assert rows(users) == [("7", "Ada", "Moss", "F", "paid")]
 
 
@@ -122,7 +127,7 @@ def test_a_user_is_as_of_the_latest_play(spark):
 def test_at_the_same_moment_the_later_session_and_item_tell_the_level(spark, later, earlier):
     events = [event(level="paid", **later), event(level="free", **earlier)]
     for order in (events, events[::-1]):
-        users = etl.build_users(etl.build_plays(log_data(spark, *order)))
+        users = etl.build_users(plays_of(spark, *order))
         assert one_row(users)["level"] == "paid"
 
 
@@ -132,14 +137,14 @@ def test_who_only_visits_is_no_user(spark):
 
 
 def test_a_user_id_given_as_a_number_is_text(spark):
-    assert one_row(etl.build_plays(log_data(spark, event(userId=7))))["user_id"] == "7"
+    assert one_row(plays_of(spark, event(userId=7)))["user_id"] == "7"
 
 
 # time
 
 
 def test_time_is_in_utc_and_keeps_the_milliseconds(spark):
-    times = etl.build_time(etl.build_plays(log_data(spark, event())))
+    times = etl.build_time(plays_of(spark, event()))
     assert rows(times) == [(utc(TS), 20, 1, 44, 11, 2018, 5)]
 
 
@@ -147,19 +152,19 @@ def test_time_is_in_utc_and_keeps_the_milliseconds(spark):
 def test_another_zone_of_the_session_changes_nothing(spark, zone):
     last_hour_of_november = event(ts=1_543_622_399_999)
     spark.conf.set("spark.sql.session.timeZone", zone)
-    times = etl.build_time(etl.build_plays(log_data(spark, last_hour_of_november)))
+    times = etl.build_time(plays_of(spark, last_hour_of_november))
     assert one_row(times.select("hour", "day", "month")) == {"hour": 23, "day": 30, "month": 11}
 
 
 def test_the_week_is_iso_and_sunday_is_weekday_1(spark):
     new_years_eve = event(ts=1_546_214_400_000)  # Monday, 2018-12-31
     sunday = event(ts=1_546_128_000_000)
-    times = etl.build_time(etl.build_plays(log_data(spark, new_years_eve, sunday)))
+    times = etl.build_time(plays_of(spark, new_years_eve, sunday))
     assert rows(times.select("day", "week", "weekday")) == [(30, 52, 1), (31, 1, 2)]
 
 
 def test_two_plays_at_one_moment_share_a_time(spark):
-    times = etl.build_time(etl.build_plays(log_data(spark, event(), event(userId="8"))))
+    times = etl.build_time(plays_of(spark, event(), event(userId="8")))
     assert times.count() == 1
 
 

@@ -1,0 +1,108 @@
+"""The checks of staged tables: each damage that a table can take is told, with table and rule."""
+
+from __future__ import annotations
+
+import pytest
+
+import checks
+import etl
+from tables import TABLES
+from tests.factories import TS, event, log_data, song, song_data
+
+SONGS = [song(), song(song_id="SO2", artist_id="AR2", title="Second")]
+EVENTS = [event(), event(ts=TS + 1), event(userId="8", level="paid"), event(userId="8")]
+
+
+@pytest.fixture(scope="module")
+def sources(spark):
+    """Both sources, with an event that was delivered twice, parsed once."""
+    songs = song_data(spark, *SONGS).cache()
+    return songs, etl.match_songs(log_data(spark, *EVENTS), songs).cache()
+
+
+@pytest.fixture(scope="module")
+def sound(sources):
+    """The tables as they have to be, computed once."""
+    built = etl.build_tables(sources[0], log_data(sources[0].sparkSession, *EVENTS))
+    for table in TABLES:
+        for part in set(table.partition_by) - set(built[table.name].columns):
+            built[table.name] = built[table.name].withColumn(part, etl.date_part(part))
+    return {name: frame.cache() for name, frame in built.items()}
+
+
+def broken_rules(sources, staged):
+    """What the checks say of staged tables, one complaint after another; '' of sound ones."""
+    measured = checks.build_checks(TABLES, staged, etl.build_source_keys(*sources)).collect()
+    try:
+        checks.check_counts({(row["table"], row["measure"]): row["count"] for row in measured})
+    except checks.DataQualityError as error:
+        return str(error)
+    return ""
+
+
+def with_value(frame, where, column, value):
+    """A frame with one column changed in some of its rows."""
+    changed = f"IF({where}, {value}, {column})"
+    return frame.selectExpr(*(f"{changed} AS {c}" if c == column else c for c in frame.columns))
+
+
+def test_sound_tables_break_no_rule(sources, sound):
+    assert broken_rules(sources, sound) == ""
+
+
+@pytest.mark.parametrize("table", [table.name for table in TABLES])
+def test_a_row_that_is_there_twice_is_told(sources, sound, table):
+    twice = sound[table].unionByName(sound[table].limit(1))
+    assert f"{table}: " in broken_rules(sources, {**sound, table: twice})
+
+
+@pytest.mark.parametrize("table", [table.name for table in TABLES])
+def test_a_missing_row_is_told(sources, sound, table):
+    less = sound[table].orderBy(*sound[table].columns).limit(sound[table].count() - 1)
+    assert f"{table}: " in broken_rules(sources, {**sound, table: less})
+
+
+@pytest.mark.parametrize("table", [table.name for table in TABLES])
+def test_one_key_twice_in_the_place_of_another_is_told(sources, sound, table):
+    first = sound[table].limit(1).collect()
+    rows = sound[table].sparkSession.createDataFrame(
+        first * sound[table].count(), sound[table].schema
+    )
+    assert f"{table}: some of its" in broken_rules(sources, {**sound, table: rows})
+
+
+def test_a_table_without_a_row_is_told(sources, sound):
+    empty = {**sound, "users": sound["users"].limit(0)}
+    assert "users: no row is staged" in broken_rules(sources, empty)
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "parent"),
+    [
+        (table.name, column, parent)
+        for table in TABLES
+        for column, parent in table.references.items()
+    ],
+)
+def test_a_reference_to_nothing_is_told(sources, sound, table, column, parent):
+    orphaned = with_value(sound[table], "true", column, "'nobody'")
+    said = broken_rules(sources, {**sound, table: orphaned})
+    assert f"{table}: the rule '{column} is in {parent}' fails for 1 rows" in said
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "rule"),
+    [
+        ("songs.artist_id", "NULL", "artist_id is not null"),
+        ("users.level", "'gold'", "level is free or paid"),
+        ("time.weekday", "8", "weekday is 1 to 7"),
+        ("time.month", "12", "month is start_time's"),
+        ("songplays.user_id", "NULL", "user_id is not null"),
+        ("songplays.year", "2019", "year is start_time's"),
+    ],
+)
+def test_a_broken_rule_is_told_with_its_count(sources, sound, column, value, rule):
+    table, _, column = column.partition(".")
+    broken = with_value(sound[table], "true", column, value)
+    said = broken_rules(sources, {**sound, table: broken})
+    assert f"{table}: the rule '{rule}' fails for {sound[table].count()} rows" in said
