@@ -521,7 +521,6 @@ def create_session() -> SparkSession:
             builder.config(
                 "spark.driver.extraJavaOptions", f"{COLLECTOR} -Dlog4j2.configurationFile={log4j2}"
             )
-            .config("spark.hadoop.fs.file.impl", "org.apache.hadoop.fs.RawLocalFileSystem")
             .config("spark.ui.enabled", False)
             .config("spark.driver.host", "127.0.0.1")
             .config("spark.driver.bindAddress", "127.0.0.1")
