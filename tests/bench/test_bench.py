@@ -10,7 +10,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from tests.bench import compare
+from tests.bench import compare, s3_requests
 
 HERE = Path(__file__).parent
 needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="costs are measured by /proc")
@@ -152,3 +152,35 @@ def test_the_benchmark_runs_and_keeps_its_figures(tmp_path):
     assert list(figures) == ["duckdb (year)", "duckdb (year,artist_id)"]
     assert figures["duckdb (year,artist_id)"]["files"] > figures["duckdb (year)"]["files"] > 10
     assert min(figures["duckdb (year)"][name] for name in ("seconds", "peak_bytes", "bytes")) > 0
+
+
+@pytest.mark.parametrize(
+    ("method", "query", "copied", "kind"),
+    [
+        ("GET", "", "", "GET"),
+        ("GET", "list-type=2&prefix=song_data/", "", "LIST"),
+        ("HEAD", "", "", "HEAD"),
+        ("PUT", "", "", "PUT"),
+        ("PUT", "", "lake/old", "COPY"),
+        ("POST", "delete", "", "DELETE"),
+        ("POST", "uploads", "", "POST"),
+        ("DELETE", "", "", "DELETE"),
+    ],
+)
+def test_a_request_to_s3_is_counted_as_what_it_asks(method, query, copied, kind):
+    environ = {"REQUEST_METHOD": method, "QUERY_STRING": query}
+    environ |= {"HTTP_X_AMZ_COPY_SOURCE": copied} if copied else {}
+    assert s3_requests.kind_of(environ) == kind
+
+
+@pytest.mark.parametrize(
+    ("path", "query", "area"),
+    [
+        ("/lake/song_data/1/2/TR1.json", "", "song_data"),
+        ("/lake", "list-type=2&prefix=log_data%2F2018%2F", "log_data"),
+        ("/lake/", "prefix=lake%2F_etl", "lake"),
+        ("/lake/lake/songs/year%3D2000/part-0.parquet", "", "lake"),
+    ],
+)
+def test_a_request_to_s3_is_counted_where_it_belongs(path, query, area):
+    assert s3_requests.area_of({"PATH_INFO": path, "QUERY_STRING": query}) == area
