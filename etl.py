@@ -136,7 +136,7 @@ def match_songs(log_data: DataFrame, song_data: DataFrame) -> DataFrame:
 
 
 def build_plays(log_data: DataFrame) -> DataFrame:
-    """One row per loaded event; one that was delivered twice is still two plays."""
+    """One row per loaded event with its songplay_id; one that came twice is here twice still."""
     return loaded(log_data).withColumn("songplay_id", songplay_id())
 
 
@@ -203,7 +203,6 @@ def _ascending(*names: str) -> list[Column]:
 
 Reader = Callable[[SparkSession, str], DataFrame]
 Builder = Callable[[DataFrame], DataFrame]
-LaidOut = Callable[[Table], DataFrame]
 FILE = "_file"  # the number of a row's file in its partition
 
 
@@ -333,28 +332,30 @@ def stage_source(
 def stage_tables(run: Run, song_data: DataFrame, log_data: DataFrame) -> None:
     """Build all five tables and write each to the staging area."""
     plays = build_plays(log_data)
-    limit = run.config.max_rows_per_file
-    is_large = run.report.sources["log_data"]["loaded"] > limit
-
-    def by_start_time(build: Callable[[DataFrame, Sequence[str]], DataFrame]) -> LaidOut:
-        def lay_out_and_build(table: Table) -> DataFrame:
-            sizes = count_partitions(table, plays) if is_large else {}
-            # start_time alone tells a row's file, and so rows of one key are in one: the same
-            # shuffle brings together what a file holds and what is a duplicate.
-            return build(lay_out(plays, table, sizes, limit), layout_of(table))
-
-        return lay_out_and_build
-
-    builders: dict[str, LaidOut] = {
-        SONGS.name: lambda table: lay_out(build_songs(song_data), table, {}, limit),
-        ARTISTS.name: lambda table: lay_out(build_artists(song_data), table, {}, limit),
-        USERS.name: lambda table: lay_out(build_users(plays), table, {}, limit),
-        TIME.name: by_start_time(build_time),
-        SONGPLAYS.name: by_start_time(build_songplays),
-    }
     for table in run.tables:
         with run.report.stage(table.name):
-            stage_table(builders[table.name](table), table, run.staged_path(table.name), limit)
+            rows = build_laid_out(run, table, song_data, plays)
+            path = run.staged_path(table.name)
+            stage_table(rows, table, path, run.config.max_rows_per_file)
+
+
+def build_laid_out(run: Run, table: Table, song_data: DataFrame, plays: DataFrame) -> DataFrame:
+    """A table's rows, those of one file brought together."""
+    limit = run.config.max_rows_per_file
+    by_start_time = {TIME.name: build_time, SONGPLAYS.name: build_songplays}
+    if table.name in by_start_time:
+        is_large = run.report.sources["log_data"]["loaded"] > limit
+        sizes = count_partitions(table, plays) if is_large else {}
+        # start_time alone tells a row's file, so rows of one key are in one file: a single shuffle
+        # brings together what a file holds and what is a duplicate.
+        laid_out = lay_out(plays, table, sizes, limit)
+        return by_start_time[table.name](laid_out, layout_of(table))
+    built = {
+        SONGS.name: lambda: build_songs(song_data),
+        ARTISTS.name: lambda: build_artists(song_data),
+        USERS.name: lambda: build_users(plays),
+    }
+    return lay_out(built[table.name](), table, {}, limit)
 
 
 def count_partitions(table: Table, plays: DataFrame) -> dict[tuple[int, ...], int]:
