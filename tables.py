@@ -77,6 +77,7 @@ SONGPLAYS = Table(
     required=("start_time", "user_id"),
     references={
         "user_id": "users.user_id",
+        "start_time": "time.start_time",
         "song_id": "songs.song_id",
         "artist_id": "artists.artist_id",
     },

@@ -70,7 +70,7 @@ CREATE TABLE IF NOT EXISTS ${schema}.songplays (
     FOREIGN KEY (artist_id) REFERENCES ${schema}.artists (artist_id)
 )
 DISTSTYLE KEY DISTKEY (start_time)
-COMPOUND SORTKEY (start_time, songplay_id);
+COMPOUND SORTKEY (start_time, user_id, session_id);
 
 CREATE TABLE IF NOT EXISTS ${schema}.load_lock (held INTEGER);
 
