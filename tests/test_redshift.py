@@ -73,7 +73,8 @@ def test_native_tables_have_the_contracts_columns_and_the_layout_of_a_star():
         "users": "DISTSTYLE ALL COMPOUND SORTKEY(user_id)",
         "time": "DISTSTYLE KEY DISTKEY(start_time) COMPOUND SORTKEY(start_time)",
         "songs": "DISTSTYLE ALL COMPOUND SORTKEY(artist_id, song_id)",
-        "songplays": "DISTSTYLE KEY DISTKEY(start_time) COMPOUND SORTKEY(start_time, user_id, session_id)",
+        "songplays": "DISTSTYLE KEY DISTKEY(start_time)"
+        " COMPOUND SORTKEY(start_time, user_id, session_id)",
     }
 
 
