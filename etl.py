@@ -350,12 +350,13 @@ def build_laid_out(run: Run, table: Table, song_data: DataFrame, plays: DataFram
         # brings together what a file holds and what is a duplicate.
         laid_out = lay_out(plays, table, sizes, limit)
         return by_start_time[table.name](laid_out, layout_of(table))
-    built = {
-        SONGS.name: lambda: build_songs(song_data),
-        ARTISTS.name: lambda: build_artists(song_data),
-        USERS.name: lambda: build_users(plays),
+    builders = {
+        SONGS.name: (build_songs, song_data),
+        ARTISTS.name: (build_artists, song_data),
+        USERS.name: (build_users, plays),
     }
-    return lay_out(built[table.name](), table, {}, limit)
+    build, source = builders[table.name]
+    return lay_out(build(source), table, {}, limit)
 
 
 def count_partitions(table: Table, plays: DataFrame) -> dict[tuple[int, ...], int]:
@@ -418,9 +419,8 @@ def check_tables(run: Run, song_data: DataFrame, log_data: DataFrame) -> None:
         check_schemas(run, files)
         staged = {table.name: read_staged(run, table) for table in run.tables}
         plays_per_day = build_plays_per_day(staged[SONGPLAYS.name])
-        checks = build_checks(
-            run.tables, staged, build_source_keys(song_data, log_data)
-        ).unionByName(plays_per_day)
+        source_keys = build_source_keys(song_data, log_data)
+        checks = build_checks(run.tables, staged, source_keys).unionByName(plays_per_day)
         measured = {(row["table"], row["measure"]): row["count"] for row in checks.collect()}
         counts = {key: count for key, count in measured.items() if key[0] != PLAYS_PER_DAY}
         check_counts(counts)

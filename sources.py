@@ -18,6 +18,7 @@ from pyspark.errors import PySparkException
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from storage import Disk, open_storage
 from tables import columns
 
 
@@ -53,16 +54,16 @@ BETWEEN_OBJECTS = r"(?<=\})[ \t]*+[\r\n]|[\r\n][ \t]*+(?=\{)"
 
 def read_song_files(spark: SparkSession, path: str) -> DataFrame:
     """One row per song file: its path and its whole text."""
-    if not _is_on_local_disk(spark, path):
+    if not isinstance(open_storage(spark, path), Disk):
         return _read_text(spark, path, wholetext=True)
     # Spark's text source copies all of Hadoop's settings for every file, which takes longer than to
     # read it. Its source of raw bytes does not, but asks S3 more and unpacks nothing.
     reader = spark.read.format("binaryFile").option("recursiveFileLookup", True)
-    files = reader.load(path).selectExpr(FILE, "CAST(content AS STRING) AS line")
+    files = reader.load(path).selectExpr(FILE_PATH, "CAST(content AS STRING) AS line")
     packed = [file for file in input_files(files) if re.search(PACKED, file)]
     if not packed:
         return files
-    unpacked = spark.read.text(packed, wholetext=True).selectExpr(FILE, "value AS line")
+    unpacked = spark.read.text(packed, wholetext=True).selectExpr(FILE_PATH, "value AS line")
     return files.filter(~F.col("file").rlike(PACKED)).unionByName(unpacked)
 
 
@@ -71,20 +72,13 @@ def read_log_files(spark: SparkSession, path: str) -> DataFrame:
     return _read_text(spark, path, wholetext=False)
 
 
-FILE = "_metadata.file_path AS file"
+FILE_PATH = "_metadata.file_path AS file"
 PACKED = r"\.(gz|bz2|deflate|lz4|snappy|zst)$"  # what Hadoop knows to unpack
 
 
 def _read_text(spark: SparkSession, path: str, *, wholetext: bool) -> DataFrame:
     reader = spark.read.option("recursiveFileLookup", True)
-    return reader.text(path, wholetext=wholetext).selectExpr(FILE, "value AS line")
-
-
-def _is_on_local_disk(spark: SparkSession, path: str) -> bool:
-    jvm: Any = spark._jvm
-    context: Any = spark.sparkContext._jsc
-    filesystem = jvm.org.apache.hadoop.fs.Path(path).getFileSystem(context.hadoopConfiguration())
-    return str(filesystem.getUri().getScheme()) == "file"
+    return reader.text(path, wholetext=wholetext).selectExpr(FILE_PATH, "value AS line")
 
 
 def input_files(frame: DataFrame) -> list[str]:

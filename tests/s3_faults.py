@@ -7,7 +7,7 @@ import itertools
 import json
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 
@@ -103,15 +103,22 @@ class FaultyS3:
 @contextlib.contextmanager
 def faulty_s3() -> Iterator[tuple[FaultyS3, str]]:
     """Serve S3 on a free port, with an empty bucket; yields it and its endpoint."""
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
     s3 = FaultyS3(DomainDispatcherApplication(create_backend_app))
+    with served(s3) as endpoint:
+        yield s3, endpoint
+
+
+@contextlib.contextmanager
+def served(s3: Callable) -> Iterator[str]:
+    """Serve an S3 on a free port, with an empty bucket; yields its endpoint."""
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = make_server("127.0.0.1", 0, s3, threaded=True)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     endpoint = f"http://127.0.0.1:{server.server_port}"
     try:
         client(endpoint).create_bucket(Bucket=BUCKET)
-        yield s3, endpoint
+        yield endpoint
     finally:
         server.shutdown()
         thread.join()

@@ -97,6 +97,16 @@ def test_a_play_at_a_moment_that_time_does_not_have_is_told(sources, sound):
     assert "songplays: some of its 3 keys are missing, twice or made up" in said
 
 
+def test_two_plays_whose_songplay_id_is_the_same_are_told(sources, sound):
+    one_id = with_value(sound["songplays"], "true", "songplay_id", "7L")
+    keys = etl.build_source_keys(*sources)
+    keys["songplays"] = with_value(keys["songplays"], "true", "songplay_id", "7L")
+    measured = checks.build_checks(TABLES, {**sound, "songplays": one_id}, keys).collect()
+    counts = {(row["table"], row["measure"]): row["count"] for row in measured}
+    with pytest.raises(checks.DataQualityError, match="3 rows are staged where the source has 1"):
+        checks.check_counts(counts)
+
+
 @pytest.mark.parametrize(
     ("column", "value", "rule"),
     [

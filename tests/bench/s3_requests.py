@@ -9,17 +9,13 @@ from __future__ import annotations
 
 import argparse
 import collections
-import contextlib
 import json
-import logging
 import os
 import re
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import parse_qs, unquote
 
@@ -27,14 +23,11 @@ PROJECT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(PROJECT))
 
 from moto.server import DomainDispatcherApplication, create_backend_app  # noqa: E402
-from werkzeug.serving import make_server  # noqa: E402
 
 from tests.factories import event, song  # noqa: E402
 from tests.s3 import s3_settings  # noqa: E402
-from tests.s3_faults import client  # noqa: E402
+from tests.s3_faults import BUCKET, client, served  # noqa: E402
 
-BUCKET = "lake"
-DAY = 86_400_000
 Counts = collections.Counter[tuple[str, str]]  # (area, kind) -> requests
 
 
@@ -73,21 +66,8 @@ def area_of(environ) -> str:
     return re.match(r"[^/]*", key)[0]
 
 
-@contextlib.contextmanager
-def counting_s3(delay: float) -> Iterator[tuple[CountingS3, str]]:
-    """Serve S3 on a free port; yields it and its endpoint."""
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    s3 = CountingS3(delay)
-    server = make_server("127.0.0.1", 0, s3, threaded=True)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    endpoint = f"http://127.0.0.1:{server.server_port}"
-    client(endpoint).create_bucket(Bucket=BUCKET)
-    yield s3, endpoint
-    server.shutdown()
-
-
 def put_input(endpoint: str, songs: int, years: int) -> None:
-    """Song files, each in a folder of its own, and one day of the log a month."""
+    """Song files, each in a folder of its own, and one file of the log."""
     s3 = client(endpoint)
     for n in range(songs):
         record = song(song_id=f"SO{n:05}", artist_id=f"AR{n:05}", year=1950 + n % years)
@@ -121,7 +101,8 @@ def run_job(endpoint: str, settings: dict[str, str]) -> dict[str, object]:
 
 def measure(songs: int, years: int, delay: float, settings: dict[str, str]) -> dict[str, object]:
     """What one whole run on a fresh bucket asked and wrote, and its seconds by stage."""
-    with counting_s3(delay) as (s3, endpoint):
+    s3 = CountingS3(delay)
+    with served(s3) as endpoint:
         put_input(endpoint, songs, years)
         report = run_job(endpoint, settings)
         files = sum(table["files"] for table in report["tables"].values())
