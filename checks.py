@@ -90,23 +90,33 @@ def check_references(tables: Sequence[Table], staged: Mapping[str, DataFrame]) -
     A column of a table's identity is passed over: the keys of both tables are held against the
     source already, and all the moments of the plays are too many to be looked up once more.
     """
-    sides = []
-    for table in tables:
-        for column, parent in table.references.items():
-            if column in table.identity:
-                continue
-            parent_table, _, parent_column = parent.partition(".")
-            reference = [
-                F.lit(table.name).alias("table"),
-                F.lit(f"{column} is in {parent}").alias("measure"),
-            ]
-            used = staged[table.name].select(*reference, F.col(column).alias("key"))
-            known = staged[parent_table].select(*reference, F.col(parent_column).alias("key"))
-            sides += [used.withColumn("is_known", F.lit(0)), known.withColumn("is_known", F.lit(1))]
-    values = functools.reduce(DataFrame.unionByName, sides).dropna()
-    is_known = values.groupBy("table", "measure", "key").agg(F.max("is_known").alias("is_known"))
-    orphans = F.count_if(F.col("is_known") == 0).alias("count")
-    return is_known.groupBy("table", "measure").agg(orphans)
+    references = [
+        (table.name, column, parent)
+        for table in tables
+        for column, parent in table.references.items()
+        if column not in table.identity
+    ]
+    sides: dict[str, list[str]] = {}  # by table: one that has several is read once for them all
+    for number, (child, column, parent) in enumerate(references):
+        parent_table, _, parent_column = parent.partition(".")
+        for table, key, is_parent in ((child, column, False), (parent_table, parent_column, True)):
+            side = f"(INT({number}) AS reference, {key} AS key, {is_parent} AS is_parent)"
+            sides.setdefault(table, []).append(side)
+    values = functools.reduce(
+        DataFrame.unionByName,
+        [
+            staged[table].selectExpr(f"inline(array({', '.join(map('struct'.__add__, sides))}))")
+            for table, sides in sides.items()
+        ],
+    )
+    known = values.dropna().groupBy("reference", "key").agg(F.max("is_parent").alias("is_known"))
+    orphans = known.groupBy("reference").agg(F.count_if(~F.col("is_known")).alias("count"))
+    names = [
+        F.struct(F.lit(child).alias("table"), F.lit(f"{column} is in {parent}").alias("measure"))
+        for child, column, parent in references
+    ]
+    named = orphans.withColumn("name", F.array(*names)[F.col("reference")])
+    return named.select("name.*", "count")
 
 
 def build_plays_per_day(songplays: DataFrame) -> DataFrame:

@@ -16,7 +16,7 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -221,7 +221,7 @@ class Plan:
 
 
 def build_table_plan(
-    name: str, staged: set[str], published: set[str], *, atomic_rename: bool
+    name: str, staged: Collection[str], published: Collection[str], *, atomic_rename: bool
 ) -> TablePlan:
     """The swap of one table, as a whole where that is one step, else partition by partition.
 
@@ -358,7 +358,11 @@ def recover(storage: Storage, lock: Lock) -> list[str]:
 def finish(storage: Storage, lock: Lock, plan: Plan) -> str:
     """Finish the swap of a committed run, unless nothing of what it planned is left."""
     found = (
-        table.files & (storage.files(table.name) | storage.files(staged_path(plan.run, table.name)))
+        table.files
+        & (
+            storage.files(table.name).keys()
+            | storage.files(staged_path(plan.run, table.name)).keys()
+        )
         for table in plan.tables
     )
     if not any(found):  # a later run has replaced it all, and only the plan's removal had failed
@@ -428,7 +432,7 @@ def new_run() -> str:
     return f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
 
 
-def _by_partition(files: set[str]) -> dict[str, list[str]]:
+def _by_partition(files: Collection[str]) -> dict[str, list[str]]:
     partitions: dict[str, list[str]] = {}
     for file in sorted(files):
         folder, _, name = file.rpartition("/")
@@ -436,9 +440,9 @@ def _by_partition(files: set[str]) -> dict[str, list[str]]:
     return partitions
 
 
-def _by_unit(files: set[str], table: TablePlan) -> dict[str, set[str]]:
+def _by_unit(files: Collection[str], table: TablePlan) -> dict[str, set[str]]:
     if "" in table.put:
-        return {"": files}
+        return {"": set(files)}
     return {unit: set(names) for unit, names in _by_partition(files).items()}
 
 

@@ -18,13 +18,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from py4j.protocol import Py4JError
+from py4j.protocol import Py4JError, Py4JJavaError
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 # Stores where renaming a folder is one atomic step. S3 copies and deletes, object by object.
 ATOMIC_RENAME = ("file", "hdfs", "viewfs")
+FILE_STATUS = re.compile(r"\{path=(.*?); isDirectory=false; length=(\d+);")
+HIDDEN = re.compile(r"/[._]")
 NOT_ALLOWED = "the file system refused; check that this user may write to the folders above"
 
 
@@ -48,14 +50,21 @@ class Storage:
         context: Any = spark.sparkContext._jsc
         self._new_path = jvm.org.apache.hadoop.fs.Path
         self._to_list = jvm.org.apache.hadoop.util.functional.RemoteIterators.toList
+        self._new_list = jvm.java.util.ArrayList
         self._to_text = jvm.org.apache.commons.io.IOUtils.toString
         self._changes = ThreadPoolExecutor(1)
+        self._folders_made: set[str] = set()
         self.root = root.rstrip("/") + "/"  # Hadoop takes s3://bucket for the user's home in it
         with _one_line("open", root):
             path = self._path("")
             self._filesystem = path.getFileSystem(context.hadoopConfiguration())
             self.root = str(self._filesystem.makeQualified(path).toString())
             self.atomic_rename = str(self._filesystem.getUri().getScheme()) in ATOMIC_RENAME
+
+    @property
+    def lists_at_once(self) -> bool:
+        """Whether a listing asks once for a thousand files, in whatever folders they are."""
+        return str(self._filesystem.getScheme()) == "s3a"
 
     def path(self, relative: str) -> str:
         """The full path of a file or folder, as Spark reads and writes it."""
@@ -66,17 +75,29 @@ class Storage:
         with _one_line("look up", self.path(relative)):
             return bool(self._filesystem.exists(self._path(relative)))
 
-    def files(self, relative: str) -> set[str]:
-        """The data files below a folder, relative to it; none where there is no such folder."""
-        if not self.exists(relative):
-            return set()
+    def files(self, relative: str) -> dict[str, int]:
+        """The data files below a folder, relative to it, and their bytes; none without a folder."""
+        found = FILE_STATUS.findall(str(self.statuses(relative).toString()))
+        start = len(self.path(relative)) + 1
+        return {path[start:]: int(size) for path, size in found}
+
+    def statuses(self, relative: str) -> Any:  # noqa: ANN401 (a Java object)
+        """Hadoop's status of each data file below a folder, as a list in the JVM.
+
+        A few calls into the JVM however many files there are; on S3 one request a thousand.
+        """
         with _one_line("list", self.path(relative)):
-            # A few calls into the JVM however many files there are; on S3 one request a thousand.
-            listing = self._filesystem.listFiles(self._path(relative), True)
-            statuses = str(self._to_list(listing).toString())
-        paths = re.findall(r"\{path=(.*?); isDirectory=", statuses)
-        start = len(self.path(relative))
-        return {path[start + 1 :] for path in paths if not re.search(r"/[._]", path[start:])}
+            try:
+                found = self._to_list(self._filesystem.listFiles(self._path(relative), True))
+            except Py4JJavaError:
+                if self.exists(relative):
+                    raise
+                return self._new_list()
+            paths = FILE_STATUS.findall(str(found.toString()))
+            for index in reversed(range(len(paths))):
+                if HIDDEN.search(paths[index][0], len(self.path(relative))):
+                    del found[index]
+            return found
 
     def folders(self, relative: str) -> list[str]:
         """The names of the folders directly in a folder, in order."""
@@ -85,11 +106,6 @@ class Storage:
         with _one_line("list", self.path(relative)):
             statuses = self._filesystem.listStatus(self._path(relative))
             return sorted(str(s.getPath().getName()) for s in statuses if s.isDirectory())
-
-    def size(self, relative: str) -> int:
-        """The bytes of everything in a folder."""
-        with _one_line("measure", self.path(relative)):
-            return int(self._filesystem.getContentSummary(self._path(relative)).getLength())
 
     def written(self, relative: str) -> float | None:
         """When a file was written, in seconds by the store's clock; None where there is none."""
@@ -121,7 +137,10 @@ class Storage:
         """Move a file or a folder to where nothing is yet, making the folders above it."""
 
         def rename() -> None:
-            self._filesystem.mkdirs(self._path(target).getParent())
+            above = target.rpartition("/")[0]
+            if above not in self._folders_made:  # on S3 it takes three requests to know
+                self._filesystem.mkdirs(self._path(above))
+                self._folders_made.add(above)
             if self.atomic_rename and self._filesystem.exists(self._path(target)):
                 raise OSError("something is there already")  # HDFS would move it into that
             if not self._filesystem.rename(self._path(source), self._path(target)):
@@ -138,6 +157,8 @@ class Storage:
             path = self._path(relative)
             if not self._filesystem.delete(path, True) and self._filesystem.exists(path):
                 raise OSError(NOT_ALLOWED)
+            below = f"{relative}/"
+            self._folders_made -= {f for f in self._folders_made if f"{f}/".startswith(below)}
 
         with _one_line("delete", self.path(relative)):
             self._change(delete)
@@ -160,6 +181,7 @@ class Disk(Storage):
     """The files of a lake on this machine."""
 
     atomic_rename = True
+    lists_at_once = False
 
     def __init__(self, root: str) -> None:
         self.root = root  # as in file:/home/me/lake
@@ -169,14 +191,14 @@ class Disk(Storage):
         with _one_line("look up", self.path(relative)):
             return self._local(relative).exists()
 
-    def files(self, relative: str) -> set[str]:
-        """The data files below a folder, relative to it; none where there is no such folder."""
-        start, found = self._local(relative), set()
+    def files(self, relative: str) -> dict[str, int]:
+        """The data files below a folder, relative to it, and their bytes; none without a folder."""
+        start, found = self._local(relative), {}
         with _one_line("list", self.path(relative)):
             for folder, names, files in os.walk(start, onerror=_raise, followlinks=True):
                 names[:] = filter(_is_data, names)
-                below = Path(folder).relative_to(start)
-                found |= {(below / file).as_posix() for file in filter(_is_data, files)}
+                for path in (Path(folder) / file for file in filter(_is_data, files)):
+                    found[path.relative_to(start).as_posix()] = path.stat().st_size
         return found
 
     def folders(self, relative: str) -> list[str]:
@@ -185,12 +207,6 @@ class Disk(Storage):
             return []
         with _one_line("list", self.path(relative)):
             return sorted(path.name for path in self._local(relative).iterdir() if path.is_dir())
-
-    def size(self, relative: str) -> int:
-        """The bytes of the data files in a folder."""
-        files = self.files(relative)
-        with _one_line("measure", self.path(relative)):
-            return sum((self._local(relative) / file).stat().st_size for file in files)
 
     def written(self, relative: str) -> float | None:
         """When a file was written, in seconds by the disk's clock; None where there is none."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 
 import boto3
+from moto.moto_api._internal import moto_api_backend
 from moto.server import DomainDispatcherApplication, create_backend_app
 from pyspark import SparkConf
 from pyspark.java_gateway import launch_gateway
@@ -116,6 +117,7 @@ def served(s3: Callable) -> Iterator[str]:
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     endpoint = f"http://127.0.0.1:{server.server_port}"
+    moto_api_backend.reset()  # what another server of this process was given is here as well
     try:
         client(endpoint).create_bucket(Bucket=BUCKET)
         yield endpoint

@@ -385,7 +385,7 @@ def test_only_the_latest_reports_and_rejects_are_kept(lake):
         lake.storage().write(f"_etl/reports/{run}.json", "{}")
     publishing.keep_latest(lake.storage(), 2)
     assert lake.storage().folders("_etl/rejects") == ["3", "4"]
-    assert lake.storage().files("_etl/reports") == {"3.json"}
+    assert lake.storage().files("_etl/reports").keys() == {"3.json"}
 
 
 # ---- Any sequence of runs ------------------------------------------------------------------------
@@ -439,8 +439,8 @@ def storage(request, tmp_path):
 def test_a_storage_hides_what_readers_do_not_see(storage):
     for path in ("t/a=1/x.parquet", "t/y z.parquet", "t/_SUCCESS", "t/.x.crc", "t/_a/x.parquet"):
         storage.write(path, "text")
-    assert storage.files("t") == {"a=1/x.parquet", "y z.parquet"}
-    assert storage.files("nothing") == set()
+    assert storage.files("t") == {"a=1/x.parquet": 4, "y z.parquet": 4}
+    assert storage.files("nothing") == {}
     assert storage.folders("t") == ["_a", "a=1"]
     assert storage.folders("nothing") == []
 
@@ -451,7 +451,7 @@ def test_a_storage_writes_reads_and_dates_small_files(storage):
     assert storage.read("a/b") == "Björk"
     assert abs(storage.written("a/b") - time.time()) < 60
     assert storage.written("a/c") is None
-    assert storage.size("a") == 6
+    assert storage.files("a") == {"b": 6}
 
 
 def test_a_storage_moves_a_folder_to_where_nothing_is(storage):
@@ -462,7 +462,7 @@ def test_a_storage_moves_a_folder_to_where_nothing_is(storage):
     storage.write("new/x", "newer")
     with pytest.raises(StorageError, match=r"cannot move file:.*new to file:.*table: "):
         storage.rename("new", "deep/down/table")
-    assert storage.files("deep") == {"down/table/x"}
+    assert storage.files("deep") == {"down/table/x": 3}
     assert storage.read("new/x") == "newer"
     with pytest.raises(StorageError, match="cannot move"):
         storage.rename("nothing", "somewhere")

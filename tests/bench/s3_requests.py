@@ -8,15 +8,16 @@ take as long as one over a network does.
 from __future__ import annotations
 
 import argparse
-import collections
 import json
 import os
 import re
 import subprocess
 import sys
-import tempfile
 import time
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+from subprocess import DEVNULL, PIPE
 from urllib.parse import parse_qs, unquote
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -28,7 +29,10 @@ from tests.factories import event, song  # noqa: E402
 from tests.s3 import s3_settings  # noqa: E402
 from tests.s3_faults import BUCKET, client, served  # noqa: E402
 
-Counts = collections.Counter[tuple[str, str]]  # (area, kind) -> requests
+Counts = Counter[tuple[str, str, str]]  # (stage, area, kind) -> requests
+WRITING = ("songs", "artists", "users", "time", "songplays")
+SWAPPING = ("commit", "swap", "end")
+END_OF_STAGE = re.compile(r" *[\d.]+ s  (\w+)")  # as the job tells it on stderr
 
 
 class CountingS3:
@@ -37,14 +41,20 @@ class CountingS3:
     def __init__(self, delay: float) -> None:
         self.app = DomainDispatcherApplication(create_backend_app)
         self.delay = delay
-        self.counts: Counts = collections.Counter()
+        self.current: Counter[tuple[str, str]] = Counter()
+        self.counts: Counts = Counter()
 
     def __call__(self, environ, start_response):
         """Count a request, wait, and let moto answer it; the test's own requests are free."""
         if "Boto3" not in environ.get("HTTP_USER_AGENT", ""):
-            self.counts[area_of(environ), kind_of(environ)] += 1
+            self.current[area_of(environ), kind_of(environ)] += 1
             time.sleep(self.delay)
         return self.app(environ, start_response)
+
+    def end_stage(self, stage: str) -> None:
+        """Put what was counted since the last stage to the account of this one."""
+        counted, self.current = self.current, Counter()
+        self.counts.update({(stage, *what): count for what, count in counted.items()})
 
 
 def kind_of(environ) -> str:
@@ -60,10 +70,12 @@ def kind_of(environ) -> str:
 
 
 def area_of(environ) -> str:
-    """What a request is about: song_data, log_data, or the lake."""
+    """What a request is about: song_data, log_data, what is staged of them, or the lake."""
     prefix = parse_qs(environ.get("QUERY_STRING", "")).get("prefix", [""])[0]
     key = unquote(environ["PATH_INFO"]).removeprefix(f"/{BUCKET}").strip("/") or prefix
-    return re.match(r"[^/]*", key)[0]
+    if re.match(r"lake/_etl/[^/]+/(song_data|log_data)", key):
+        return "staged"
+    return re.match(r"[^/]*", key)[0] or "lake"  # a bulk delete names its keys in its body alone
 
 
 def put_input(endpoint: str, songs: int, years: int) -> None:
@@ -77,37 +89,74 @@ def put_input(endpoint: str, songs: int, years: int) -> None:
     s3.put_object(Bucket=BUCKET, Key="log_data/2018/11/events.json", Body=lines.encode())
 
 
-def run_job(endpoint: str, settings: dict[str, str]) -> dict[str, object]:
-    """Run etl.py on the bucket; returns its report."""
+def run_job(s3: CountingS3, endpoint: str, settings: dict[str, str]) -> dict[str, object]:
+    """Run etl.py on the bucket, counting by its stages; returns its report."""
     conf = {**s3_settings(endpoint), **settings}
     flags = " ".join(f"--conf {name}={value}" for name, value in conf.items())
-    command = [sys.executable, str(PROJECT / "etl.py")]
+    command = [sys.executable, str(PROJECT / "etl.py"), f"--output=s3a://{BUCKET}/lake"]
     command += [f"--song-data=s3a://{BUCKET}/song_data", f"--log-data=s3a://{BUCKET}/log_data"]
-    with tempfile.TemporaryFile() as log:
-        done = subprocess.run(
-            [*command, f"--output=s3a://{BUCKET}/lake"],
-            env={**os.environ, "PYSPARK_SUBMIT_ARGS": f"{flags} pyspark-shell"},
-            cwd=PROJECT,
-            stdout=log,
-            stderr=log,
-        )
-        if done.returncode:
-            log.seek(0)
-            raise SystemExit(log.read().decode()[-2000:])
-    s3 = client(endpoint)
-    listed = s3.list_objects_v2(Bucket=BUCKET, Prefix="lake/_etl/reports/")["Contents"]
-    return json.loads(s3.get_object(Bucket=BUCKET, Key=listed[-1]["Key"])["Body"].read())
+    environment = {**os.environ, "PYSPARK_SUBMIT_ARGS": f"{flags} pyspark-shell"}
+    s3.counts.clear()
+    with subprocess.Popen(
+        command, env=environment, cwd=PROJECT, stdout=DEVNULL, stderr=PIPE, text=True
+    ) as job:
+        told = []
+        for line in job.stderr:
+            told.append(line)
+            if ended := END_OF_STAGE.match(line):
+                s3.end_stage(ended[1])
+    s3.end_stage("end")
+    if job.returncode:
+        raise SystemExit("".join(told[-20:]))
+    bucket = client(endpoint)
+    listed = bucket.list_objects_v2(Bucket=BUCKET, Prefix="lake/_etl/reports/")["Contents"]
+    latest = bucket.get_object(Bucket=BUCKET, Key=listed[-1]["Key"])
+    return json.loads(latest["Body"].read())
 
 
-def measure(songs: int, years: int, delay: float, settings: dict[str, str]) -> dict[str, object]:
-    """What one whole run on a fresh bucket asked and wrote, and its seconds by stage."""
+def measure(
+    songs: int, years: int, runs: int, delay: float, settings: dict[str, str]
+) -> dict[str, object]:
+    """What the last of some runs on a fresh bucket asked and wrote, and its seconds by stage."""
     s3 = CountingS3(delay)
     with served(s3) as endpoint:
         put_input(endpoint, songs, years)
-        report = run_job(endpoint, settings)
-        files = sum(table["files"] for table in report["tables"].values())
-        counts = {f"{area} {kind}": n for (area, kind), n in sorted(s3.counts.items())}
-        return {"songs": songs, "files": files, "requests": counts, "seconds": report["seconds"]}
+        for _ in range(runs):
+            report = run_job(s3, endpoint, settings)
+    files = sum(table["files"] for table in report["tables"].values())
+    return {"songs": songs, "files": files, "counts": s3.counts, "seconds": report["seconds"]}
+
+
+def requests(run: dict[str, object], area: str, stages: Sequence[str]) -> Counter[str]:
+    """The requests of some stages that are about one area, by kind."""
+    found: Counter[str] = Counter()
+    for (stage, about, kind), count in run["counts"].items():
+        if about == area and stage in stages:
+            found[kind] += count
+    return found
+
+
+# What is told: a name, the area and the stages that are counted, and what they are counted by.
+ACCOUNTS = (
+    ("reading the catalogue", "song_data", ("song_data",), "songs"),
+    ("writing", "lake", WRITING, "files"),
+    ("checking", "lake", ("checks",), "files"),
+    ("swapping", "lake", SWAPPING, "files"),
+)
+
+
+def account(few: dict[str, object], many: dict[str, object]) -> list[str]:
+    """What one more file asks of each part of the job, by kind, and what is asked besides."""
+    lines = []
+    for name, area, stages, unit in ACCOUNTS:
+        before, after = (requests(run, area, stages) for run in (few, many))
+        more = many[unit] - few[unit]
+        kinds = {kind: (after[kind] - before[kind]) / more for kind in sorted(after)}
+        slope = sum(kinds.values())
+        besides = before.total() - slope * few[unit]
+        by_kind = ", ".join(f"{kind} {count:.2f}" for kind, count in kinds.items() if count)
+        lines.append(f"{name}: {slope:.2f} requests a file ({by_kind}), {besides:.0f} besides")
+    return lines
 
 
 def main() -> None:
@@ -115,22 +164,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--songs", nargs=2, type=int, default=(40, 400))
     parser.add_argument("--years", nargs=2, type=int, default=(10, 60))
+    parser.add_argument("--runs", type=int, default=1, help="of which the last one is counted")
     parser.add_argument("--delay", type=float, default=0.0, help="seconds for each request")
     parser.add_argument("--conf", nargs="*", default=[], help="Spark settings, as name=value")
     arguments = parser.parse_args()
     settings = dict(pair.split("=", 1) for pair in arguments.conf)
     few, many = (
-        measure(songs, years, arguments.delay, settings)
+        measure(songs, years, arguments.runs, arguments.delay, settings)
         for songs, years in zip(arguments.songs, arguments.years, strict=True)
     )
-    print(json.dumps([few, many], indent=1))
-    for area, unit in (("song_data", "songs"), ("lake", "files")):
-        totals = [
-            sum(n for name, n in run["requests"].items() if name.split()[0] == area)
-            for run in (few, many)
-        ]
-        slope = (totals[1] - totals[0]) / (many[unit] - few[unit])
-        print(f"{area}: {slope:.2f} requests a file, {totals[0] - slope * few[unit]:.0f} besides")
+    for run in (few, many):
+        print(f"{run['songs']} song files, {run['files']} output files: {run['seconds']}")
+    print("\n".join(account(few, many)))
 
 
 if __name__ == "__main__":
