@@ -239,7 +239,13 @@ def run_job(spark: SparkSession, config: EtlConfig, report: Report) -> None:
     run = Run(spark, config, storage, lock, report)
     with locked(lock):
         try:
-            song_data = read_source(run, "song_data", read_song_files, build_song_data)
+            song_data = read_source(
+                run,
+                "song_data",
+                read_song_files,
+                # As many tasks as it takes to open small files; what they find fits into few.
+                lambda files: build_song_data(files).hint("rebalance"),
+            )
             log_data = read_source(
                 run,
                 "log_data",
