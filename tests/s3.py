@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pyspark
@@ -13,6 +13,28 @@ from moto.server import ThreadedMotoServer
 
 # Any value will do: moto checks no signature.
 DUMMY_KEY = "dummy"
+
+# S3A's magic committer: what a task writes appears where it belongs when the job commits, unmoved.
+# EMR has one of its own, which is its default. Of Spark's patch releases not each is published.
+MAGIC_COMMITTER = {
+    "spark.jars.packages": "org.apache.spark:spark-hadoop-cloud_2.12:3.5.5",
+    "spark.jars.excludes": ",".join(
+        (
+            *("org.apache.hadoop:hadoop-client-*", "org.apache.hadoop:hadoop-azure"),
+            *("org.apache.hadoop:hadoop-cloud-storage", "com.google.cloud.bigdataoss:*"),
+            *("com.fasterxml.jackson.*:*", "org.apache.httpcomponents:*", "org.eclipse.jetty:*"),
+            "joda-time:*",
+        )
+    ),
+    "spark.hadoop.fs.s3a.committer.name": "magic",
+    "spark.hadoop.fs.s3a.committer.magic.enabled": "true",
+    "spark.sql.sources.commitProtocolClass": (
+        "org.apache.spark.internal.io.cloud.PathOutputCommitProtocol"
+    ),
+    "spark.sql.parquet.output.committer.class": (
+        "org.apache.spark.internal.io.cloud.BindingParquetOutputCommitter"
+    ),
+}
 
 
 @contextlib.contextmanager
@@ -39,6 +61,17 @@ def s3_settings(endpoint: str) -> dict[str, str]:
         "spark.hadoop.fs.s3a.connection.ssl.enabled": "false",
         "spark.hadoop.fs.s3a.access.key": DUMMY_KEY,
         "spark.hadoop.fs.s3a.secret.key": DUMMY_KEY,
+        "spark.hadoop.fs.s3a.directory.marker.retention": "keep",  # the default since Hadoop 3.4
+    }
+
+
+def with_magic_committer(settings: Mapping[str, str]) -> dict[str, str]:
+    """The settings, with S3A's magic committer in place of the one that renames."""
+    packages = "spark.jars.packages"
+    return {
+        **settings,
+        **MAGIC_COMMITTER,
+        packages: f"{settings[packages]},{MAGIC_COMMITTER[packages]}",
     }
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import gzip
 import json
+from unittest import mock
 
 import pytest
 
 import etl
+import sources
 from sources import (
     LOADED,
     LOG_SCHEMA,
@@ -21,6 +23,7 @@ from sources import (
     read_song_files,
     rejected,
 )
+from storage import Storage
 from tests.factories import TS, event, song, text_frame
 
 GOOD = json.dumps(event())
@@ -254,6 +257,27 @@ def test_a_log_file_gives_its_lines(log_outcomes, name):
 
 def test_a_packed_file_without_its_ending_is_rejected_and_not_read_as_something_else(log_outcomes):
     assert set(log_outcomes["packed-without-its-ending.json"]) == {"not_json"}
+
+
+@pytest.mark.parametrize("wholetext", [True, False])
+@pytest.mark.parametrize("inner_classes", ["as they are", "others"])
+def test_a_listing_made_at_once_finds_what_sparks_own_does(
+    spark, tmp_path, monkeypatch, wholetext, inner_classes
+):
+    for name in ("A/B/1.json", "A/B/two words %.json", "3.json", "_A/4.json", ".5.json", "A/_6"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(f"{name}\nits second line\n")
+    (tmp_path / "A/7.json.gz").write_bytes(gzip.compress(b"packed\n"))
+    if inner_classes == "others":
+        monkeypatch.setattr(sources, "_read_listed_at_once", mock.Mock(side_effect=TypeError))
+    storage = Storage(spark, str(tmp_path))
+    monkeypatch.setattr(Storage, "lists_at_once", True)
+    texts = sources._read_text(spark, storage, str(tmp_path), wholetext=wholetext)
+    reader = spark.read.option("recursiveFileLookup", True)
+    due = reader.text(str(tmp_path), wholetext=wholetext).selectExpr("_metadata.file_path", "value")
+    assert sorted(texts.collect()) == sorted(due.collect())
+    assert len(texts.collect()) == (4 if wholetext else 7)
+    assert sorted(sources.input_files(texts)) == sorted(sources.input_files(due))
 
 
 def test_a_rejected_line_is_kept_with_its_reason_and_file(spark):

@@ -16,6 +16,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from subprocess import DEVNULL, PIPE
 from urllib.parse import parse_qs, unquote
@@ -26,7 +27,7 @@ sys.path.insert(0, str(PROJECT))
 from moto.server import DomainDispatcherApplication, create_backend_app  # noqa: E402
 
 from tests.factories import event, song  # noqa: E402
-from tests.s3 import s3_settings  # noqa: E402
+from tests.s3 import s3_settings, with_magic_committer  # noqa: E402
 from tests.s3_faults import BUCKET, client, served  # noqa: E402
 
 Counts = Counter[tuple[str, str, str]]  # (stage, area, kind) -> requests
@@ -89,9 +90,13 @@ def put_input(endpoint: str, songs: int, years: int) -> None:
     s3.put_object(Bucket=BUCKET, Key="log_data/2018/11/events.json", Body=lines.encode())
 
 
-def run_job(s3: CountingS3, endpoint: str, settings: dict[str, str]) -> dict[str, object]:
+def run_job(
+    s3: CountingS3, endpoint: str, committer: str, settings: dict[str, str]
+) -> dict[str, object]:
     """Run etl.py on the bucket, counting by its stages; returns its report."""
     conf = {**s3_settings(endpoint), **settings}
+    if committer == "magic":
+        conf = with_magic_committer(conf)
     flags = " ".join(f"--conf {name}={value}" for name, value in conf.items())
     command = [sys.executable, str(PROJECT / "etl.py"), f"--output=s3a://{BUCKET}/lake"]
     command += [f"--song-data=s3a://{BUCKET}/song_data", f"--log-data=s3a://{BUCKET}/log_data"]
@@ -114,17 +119,27 @@ def run_job(s3: CountingS3, endpoint: str, settings: dict[str, str]) -> dict[str
     return json.loads(latest["Body"].read())
 
 
-def measure(
-    songs: int, years: int, runs: int, delay: float, settings: dict[str, str]
-) -> dict[str, object]:
+@dataclass(frozen=True)
+class Asked:
+    """How to run the job: on how many files, how often, and on what kind of S3."""
+
+    songs: int
+    years: int
+    runs: int = 1
+    committer: str = "default"
+    delay: float = 0.0
+    settings: dict[str, str] = field(default_factory=dict)
+
+
+def measure(asked: Asked) -> dict[str, object]:
     """What the last of some runs on a fresh bucket asked and wrote, and its seconds by stage."""
-    s3 = CountingS3(delay)
+    s3 = CountingS3(asked.delay)
     with served(s3) as endpoint:
-        put_input(endpoint, songs, years)
-        for _ in range(runs):
-            report = run_job(s3, endpoint, settings)
+        put_input(endpoint, asked.songs, asked.years)
+        for _ in range(asked.runs):
+            report = run_job(s3, endpoint, asked.committer, asked.settings)
     files = sum(table["files"] for table in report["tables"].values())
-    return {"songs": songs, "files": files, "counts": s3.counts, "seconds": report["seconds"]}
+    return {"songs": asked.songs, "files": files, "counts": s3.counts, "report": report}
 
 
 def requests(run: dict[str, object], area: str, stages: Sequence[str]) -> Counter[str]:
@@ -145,18 +160,15 @@ ACCOUNTS = (
 )
 
 
-def account(few: dict[str, object], many: dict[str, object]) -> list[str]:
-    """What one more file asks of each part of the job, by kind, and what is asked besides."""
-    lines = []
+def cost(few: dict[str, object], many: dict[str, object]) -> dict[str, tuple[Counter[str], float]]:
+    """For each part of the job what one more file asks, by kind, and what is asked besides."""
+    costs = {}
     for name, area, stages, unit in ACCOUNTS:
         before, after = (requests(run, area, stages) for run in (few, many))
         more = many[unit] - few[unit]
-        kinds = {kind: (after[kind] - before[kind]) / more for kind in sorted(after)}
-        slope = sum(kinds.values())
-        besides = before.total() - slope * few[unit]
-        by_kind = ", ".join(f"{kind} {count:.2f}" for kind, count in kinds.items() if count)
-        lines.append(f"{name}: {slope:.2f} requests a file ({by_kind}), {besides:.0f} besides")
-    return lines
+        kinds = Counter({kind: (after[kind] - before[kind]) / more for kind in sorted(after)})
+        costs[name] = kinds, before.total() - kinds.total() * few[unit]
+    return costs
 
 
 def main() -> None:
@@ -165,17 +177,21 @@ def main() -> None:
     parser.add_argument("--songs", nargs=2, type=int, default=(40, 400))
     parser.add_argument("--years", nargs=2, type=int, default=(10, 60))
     parser.add_argument("--runs", type=int, default=1, help="of which the last one is counted")
+    parser.add_argument("--committer", choices=("default", "magic"), default="default")
     parser.add_argument("--delay", type=float, default=0.0, help="seconds for each request")
     parser.add_argument("--conf", nargs="*", default=[], help="Spark settings, as name=value")
-    arguments = parser.parse_args()
-    settings = dict(pair.split("=", 1) for pair in arguments.conf)
+    given = parser.parse_args()
+    settings = dict(pair.split("=", 1) for pair in given.conf)
     few, many = (
-        measure(songs, years, arguments.runs, arguments.delay, settings)
-        for songs, years in zip(arguments.songs, arguments.years, strict=True)
+        measure(Asked(songs, years, given.runs, given.committer, given.delay, settings))
+        for songs, years in zip(given.songs, given.years, strict=True)
     )
     for run in (few, many):
-        print(f"{run['songs']} song files, {run['files']} output files: {run['seconds']}")
-    print("\n".join(account(few, many)))
+        seconds = run["report"]["seconds"]
+        print(f"{run['songs']} song files, {run['files']} output files: {seconds}")
+    for name, (kinds, besides) in cost(few, many).items():
+        by_kind = ", ".join(f"{kind} {count:.2f}" for kind, count in kinds.items() if count)
+        print(f"{name}: {kinds.total():.2f} requests a file ({by_kind}), {besides:.0f} besides")
 
 
 if __name__ == "__main__":

@@ -179,8 +179,28 @@ def test_a_request_to_s3_is_counted_as_what_it_asks(method, query, copied, kind)
         ("/lake/song_data/1/2/TR1.json", "", "song_data"),
         ("/lake", "list-type=2&prefix=log_data%2F2018%2F", "log_data"),
         ("/lake/", "prefix=lake%2F_etl", "lake"),
+        ("/lake/", "delete", "lake"),
+        ("/lake/lake/_etl/20260101T000000Z-1/song_data/part-0.parquet", "", "staged"),
         ("/lake/lake/songs/year%3D2000/part-0.parquet", "", "lake"),
     ],
 )
 def test_a_request_to_s3_is_counted_where_it_belongs(path, query, area):
     assert s3_requests.area_of({"PATH_INFO": path, "QUERY_STRING": query}) == area
+
+
+@pytest.mark.parametrize(
+    ("committer", "runs", "per_file"),
+    [
+        ("default", 1, {"writing": 20, "swapping": 3}),
+        ("magic", 2, {"writing": 11, "swapping": 16}),  # in the place of published partitions
+    ],
+)
+def test_one_more_file_asks_no_more_of_s3_than_it_did(committer, runs, per_file):
+    few, many = (
+        s3_requests.measure(s3_requests.Asked(files, files, runs, committer)) for files in (4, 12)
+    )
+    costs = s3_requests.cost(few, many)
+    asked = {name: kinds.total() for name, (kinds, _) in costs.items()}
+    assert asked == pytest.approx({"reading the catalogue": 2, "checking": 15, **per_file}, abs=0.3)
+    assert costs["reading the catalogue"][1] <= 2
+    assert costs["writing"][1] + costs["swapping"][1] <= 420
