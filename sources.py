@@ -79,12 +79,14 @@ PACKED = r"\.(gz|bz2|deflate|lz4|snappy|zst)$"  # what Hadoop knows to unpack
 
 
 def _read_text(spark: SparkSession, storage: Storage, path: str, *, wholetext: bool) -> DataFrame:
+    reader = spark.read.option("recursiveFileLookup", True)
     texts = None
     if storage.lists_at_once and spark.version.startswith("3."):
-        with suppress(StorageError, Py4JError, TypeError):  # then the public way says what is wrong
+        # Where this can't be done, the public way finds the files or says what is wrong.
+        with suppress(StorageError, Py4JError, TypeError):
             texts = _read_listed_at_once(spark, storage, wholetext=wholetext)
-    reader = spark.read.option("recursiveFileLookup", True)
-    texts = texts or reader.text(path, wholetext=wholetext)
+    if texts is None:
+        texts = reader.text(path, wholetext=wholetext)
     return texts.selectExpr(FILE_PATH, "value AS line")
 
 
@@ -100,9 +102,11 @@ def _read_listed_at_once(spark: SparkSession, storage: Storage, *, wholetext: bo
     scala, none = jvm.org.apache.spark.api.python.PythonUtils, jvm.scala.Option.empty()
     new_schema = jvm.org.apache.spark.sql.types.StructType
 
+    found = storage.statuses("")
+    if not found:
+        raise StorageError(f"no file is below {storage.root}: it may be a pattern of paths")
     root = jvm.org.apache.hadoop.fs.Path(storage.root)
     array_of_statuses = jvm.java.lang.Class.forName("[Lorg.apache.hadoop.fs.FileStatus;")
-    found = storage.statuses("")
     statuses = jvm.java.util.Arrays.copyOf(found.toArray(), found.size(), array_of_statuses)
     listing = inner.FileStatusCache.getOrCreate(session)
     listing.putLeafFiles(root, statuses)

@@ -78,7 +78,7 @@ class Storage:
     def files(self, relative: str) -> dict[str, int]:
         """The data files below a folder, relative to it, and their bytes; none without a folder."""
         found = FILE_STATUS.findall(str(self.statuses(relative).toString()))
-        start = len(self.path(relative)) + 1
+        start = len(self.path(relative).rstrip("/")) + 1
         return {path[start:]: int(size) for path, size in found}
 
     def statuses(self, relative: str) -> Any:  # noqa: ANN401 (a Java object)
@@ -93,9 +93,10 @@ class Storage:
                 if self.exists(relative):
                     raise
                 return self._new_list()
-            paths = FILE_STATUS.findall(str(found.toString()))
+            start = len(self.path(relative).rstrip("/"))
+            paths = [path for path, _ in FILE_STATUS.findall(str(found.toString()))]
             for index in reversed(range(len(paths))):
-                if HIDDEN.search(paths[index][0], len(self.path(relative))):
+                if HIDDEN.search(paths[index], start):
                     del found[index]
             return found
 

@@ -280,6 +280,16 @@ def test_a_listing_made_at_once_finds_what_sparks_own_does(
     assert sorted(sources.input_files(texts)) == sorted(sources.input_files(due))
 
 
+def test_a_pattern_of_paths_is_left_to_spark(spark, tmp_path, monkeypatch):
+    for name in ("A/1.json", "B/2.json"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text(name)
+    path = f"{tmp_path}/*"
+    monkeypatch.setattr(Storage, "lists_at_once", True)
+    texts = sources._read_text(spark, Storage(spark, path), path, wholetext=True)
+    assert {row["line"] for row in texts.collect()} == {"A/1.json", "B/2.json"}
+
+
 def test_a_rejected_line_is_kept_with_its_reason_and_file(spark):
     etl.set_what_results_depend_on(spark)
     judged = build_log_data(text_frame(spark, "hello", GOOD))
