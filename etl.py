@@ -16,6 +16,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -258,13 +259,20 @@ def run_job(spark: SparkSession, config: EtlConfig, report: Report) -> None:
         except BaseException as error:
             report.error = one_line(error)
             with suppress(Py4JError):  # else what runs on would write to what is cleaned up here
-                spark.sparkContext.cancelAllJobs()
+                cancel_jobs(spark, interrupted=isinstance(error, KeyboardInterrupt))
             tell(publishing.abandon(storage, report.run))
             with suppress(StorageError):  # the first error is the one to tell
                 write_report(storage, report)
                 if isinstance(error, Exception):
                     lock.assert_not_taken()  # whoever took it has removed what was staged
             raise
+
+
+def cancel_jobs(spark: SparkSession, *, interrupted: bool) -> None:
+    """Cancel what runs; an interrupted query may be between two of its jobs, and start the next."""
+    for _ in range(20 if interrupted else 1):
+        spark.sparkContext.cancelAllJobs()
+        time.sleep(0.05 if interrupted else 0)
 
 
 @contextmanager
