@@ -359,10 +359,7 @@ def finish(storage: Storage, lock: Lock, plan: Plan) -> str:
     """Finish the swap of a committed run, unless nothing of what it planned is left."""
     found = (
         table.files
-        & (
-            storage.files(table.name).keys()
-            | storage.files(staged_path(plan.run, table.name)).keys()
-        )
+        & {*storage.files(table.name), *storage.files(staged_path(plan.run, table.name))}
         for table in plan.tables
     )
     if not any(found):  # a later run has replaced it all, and only the plan's removal had failed

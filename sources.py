@@ -81,7 +81,7 @@ PACKED = r"\.(gz|bz2|deflate|lz4|snappy|zst)$"  # what Hadoop knows to unpack
 def _read_text(spark: SparkSession, storage: Storage, path: str, *, wholetext: bool) -> DataFrame:
     reader = spark.read.option("recursiveFileLookup", True)
     texts = None
-    if storage.lists_at_once and spark.version.startswith("3."):
+    if storage.is_flat and spark.version.startswith("3."):
         # Where this can't be done, the public way finds the files or says what is wrong.
         with suppress(StorageError, Py4JError, TypeError):
             texts = _read_listed_at_once(spark, storage, wholetext=wholetext)
@@ -90,11 +90,14 @@ def _read_text(spark: SparkSession, storage: Storage, path: str, *, wholetext: b
     return texts.selectExpr(FILE_PATH, "value AS line")
 
 
-def _read_listed_at_once(spark: SparkSession, storage: Storage, *, wholetext: bool) -> DataFrame:
+def _read_listed_at_once(
+    spark: SparkSession, storage: Storage, *, wholetext: bool
+) -> DataFrame | None:
     """The text of all files below a path in S3, whose listing takes one request a thousand files.
 
     Spark 3's own reader lists folder by folder, and a catalogue has about as many folders as files.
     This hands it the listing, by classes that are Spark's own. Spark 4 does the same by itself.
+    None where it finds no file: the path may be a pattern.
     """
     jvm: Any = spark._jvm
     session: Any = spark._jsparkSession
@@ -104,7 +107,7 @@ def _read_listed_at_once(spark: SparkSession, storage: Storage, *, wholetext: bo
 
     found = storage.statuses("")
     if not found:
-        raise StorageError(f"no file is below {storage.root}: it may be a pattern of paths")
+        return None
     root = jvm.org.apache.hadoop.fs.Path(storage.root)
     array_of_statuses = jvm.java.lang.Class.forName("[Lorg.apache.hadoop.fs.FileStatus;")
     statuses = jvm.java.util.Arrays.copyOf(found.toArray(), found.size(), array_of_statuses)

@@ -53,7 +53,6 @@ class Storage:
         self._new_list = jvm.java.util.ArrayList
         self._to_text = jvm.org.apache.commons.io.IOUtils.toString
         self._changes = ThreadPoolExecutor(1)
-        self._folders_made: set[str] = set()
         self.root = root.rstrip("/") + "/"  # Hadoop takes s3://bucket for the user's home in it
         with _one_line("open", root):
             path = self._path("")
@@ -62,8 +61,8 @@ class Storage:
             self.atomic_rename = str(self._filesystem.getUri().getScheme()) in ATOMIC_RENAME
 
     @property
-    def lists_at_once(self) -> bool:
-        """Whether a listing asks once for a thousand files, in whatever folders they are."""
+    def is_flat(self) -> bool:
+        """Whether the store knows names and no folders: S3 lists a thousand files at once."""
         return str(self._filesystem.getScheme()) == "s3a"
 
     def path(self, relative: str) -> str:
@@ -138,10 +137,8 @@ class Storage:
         """Move a file or a folder to where nothing is yet, making the folders above it."""
 
         def rename() -> None:
-            above = target.rpartition("/")[0]
-            if above not in self._folders_made:  # on S3 it takes three requests to know
-                self._filesystem.mkdirs(self._path(above))
-                self._folders_made.add(above)
+            if not self.is_flat:
+                self._filesystem.mkdirs(self._path(target).getParent())
             if self.atomic_rename and self._filesystem.exists(self._path(target)):
                 raise OSError("something is there already")  # HDFS would move it into that
             if not self._filesystem.rename(self._path(source), self._path(target)):
@@ -158,8 +155,6 @@ class Storage:
             path = self._path(relative)
             if not self._filesystem.delete(path, True) and self._filesystem.exists(path):
                 raise OSError(NOT_ALLOWED)
-            below = f"{relative}/"
-            self._folders_made -= {f for f in self._folders_made if f"{f}/".startswith(below)}
 
         with _one_line("delete", self.path(relative)):
             self._change(delete)
@@ -182,7 +177,7 @@ class Disk(Storage):
     """The files of a lake on this machine."""
 
     atomic_rename = True
-    lists_at_once = False
+    is_flat = False
 
     def __init__(self, root: str) -> None:
         self.root = root  # as in file:/home/me/lake

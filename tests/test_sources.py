@@ -271,7 +271,7 @@ def test_a_listing_made_at_once_finds_what_sparks_own_does(
     if inner_classes == "others":
         monkeypatch.setattr(sources, "_read_listed_at_once", mock.Mock(side_effect=TypeError))
     storage = Storage(spark, str(tmp_path))
-    monkeypatch.setattr(Storage, "lists_at_once", True)
+    monkeypatch.setattr(Storage, "is_flat", True)
     texts = sources._read_text(spark, storage, str(tmp_path), wholetext=wholetext)
     reader = spark.read.option("recursiveFileLookup", True)
     due = reader.text(str(tmp_path), wholetext=wholetext).selectExpr("_metadata.file_path", "value")
@@ -285,7 +285,7 @@ def test_a_pattern_of_paths_is_left_to_spark(spark, tmp_path, monkeypatch):
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).write_text(name)
     path = f"{tmp_path}/*"
-    monkeypatch.setattr(Storage, "lists_at_once", True)
+    monkeypatch.setattr(Storage, "is_flat", True)
     texts = sources._read_text(spark, Storage(spark, path), path, wholetext=True)
     assert {row["line"] for row in texts.collect()} == {"A/1.json", "B/2.json"}
 
