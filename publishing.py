@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
-from storage import Storage, StorageError
+from storage import MissingError, Storage, StorageError
 
 ETL = "_etl"  # hidden from every reader: engines pass over names that begin with an underscore
 LOCK = f"{ETL}/LOCK"
@@ -162,11 +162,9 @@ class Lock:
 
 def read_holder(storage: Storage) -> Holder | None:
     """Who LOCK names; None where there is no lock, or where it is being written just now."""
-    if not storage.exists(LOCK):
-        return None
     try:
         return Holder(**json.loads(storage.read(LOCK)))
-    except (ValueError, TypeError):
+    except (MissingError, ValueError, TypeError):
         return None
 
 

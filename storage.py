@@ -34,6 +34,10 @@ class StorageError(Exception):
     """One file operation failed: which, where and why, in one line."""
 
 
+class MissingError(StorageError):
+    """It failed because what it is about is not there."""
+
+
 def open_storage(spark: SparkSession, root: str) -> Storage:
     """The files of the lake at a path or URI."""
     storage = Storage(spark, root)
@@ -85,35 +89,38 @@ class Storage:
 
         A few calls into the JVM however many files there are; on S3 one request a thousand.
         """
-        with _one_line("list", self.path(relative)):
-            try:
+        try:
+            with _one_line("list", self.path(relative)):
                 found = self._to_list(self._filesystem.listFiles(self._path(relative), True))
-            except Py4JJavaError:
-                if self.exists(relative):
-                    raise
-                return self._new_list()
-            start = len(self.path(relative).rstrip("/"))
-            paths = [path for path, _ in FILE_STATUS.findall(str(found.toString()))]
-            for index in reversed(range(len(paths))):
-                if HIDDEN.search(paths[index], start):
-                    del found[index]
-            return found
+        except MissingError:
+            # Where there are folders, it may be one further down that went away meanwhile.
+            if not self.is_flat and self.exists(relative):
+                raise
+            return self._new_list()
+        start = len(self.path(relative).rstrip("/"))
+        paths = [path for path, _ in FILE_STATUS.findall(str(found.toString()))]
+        for index in reversed(range(len(paths))):
+            if HIDDEN.search(paths[index], start):
+                del found[index]
+        return found
 
     def folders(self, relative: str) -> list[str]:
         """The names of the folders directly in a folder, in order."""
-        if not self.exists(relative):
+        try:
+            with _one_line("list", self.path(relative)):
+                statuses = self._filesystem.listStatus(self._path(relative))
+        except MissingError:
             return []
-        with _one_line("list", self.path(relative)):
-            statuses = self._filesystem.listStatus(self._path(relative))
-            return sorted(str(s.getPath().getName()) for s in statuses if s.isDirectory())
+        return sorted(str(s.getPath().getName()) for s in statuses if s.isDirectory())
 
     def written(self, relative: str) -> float | None:
         """When a file was written, in seconds by the store's clock; None where there is none."""
-        if not self.exists(relative):
+        try:
+            with _one_line("look up", self.path(relative)):
+                status = self._filesystem.getFileStatus(self._path(relative))
+        except MissingError:
             return None
-        with _one_line("look up", self.path(relative)):
-            status = self._filesystem.getFileStatus(self._path(relative))
-            return float(status.getModificationTime()) / 1000
+        return float(status.getModificationTime()) / 1000
 
     def read(self, relative: str) -> str:
         """A small text file."""
@@ -151,9 +158,11 @@ class Storage:
         """Remove a file, or a folder with all in it; nothing there is fine."""
 
         def delete() -> None:
-            # Some file systems tell of a failure by nothing but a false answer.
             path = self._path(relative)
-            if not self._filesystem.delete(path, True) and self._filesystem.exists(path):
+            if self._filesystem.delete(path, True) or self.is_flat:
+                return
+            # Some file systems tell of a failure by nothing but a false answer; S3's raises.
+            if self._filesystem.exists(path):
                 raise OSError(NOT_ALLOWED)
 
         with _one_line("delete", self.path(relative)):
@@ -199,10 +208,12 @@ class Disk(Storage):
 
     def folders(self, relative: str) -> list[str]:
         """The names of the folders directly in a folder, in order."""
-        if not self.exists(relative):
+        try:
+            with _one_line("list", self.path(relative)):
+                found = list(self._local(relative).iterdir())
+        except MissingError:
             return []
-        with _one_line("list", self.path(relative)):
-            return sorted(path.name for path in self._local(relative).iterdir() if path.is_dir())
+        return sorted(path.name for path in found if path.is_dir())
 
     def written(self, relative: str) -> float | None:
         """When a file was written, in seconds by the disk's clock; None where there is none."""
@@ -250,7 +261,14 @@ def _one_line(*doing: str) -> Iterator[None]:
     try:
         yield
     except (Py4JError, OSError) as error:
-        raise StorageError(f"cannot {' '.join(doing)}: {_cause(error)}") from None
+        kind = MissingError if _is_missing(error) else StorageError
+        raise kind(f"cannot {' '.join(doing)}: {_cause(error)}") from None
+
+
+def _is_missing(error: Py4JError | OSError) -> bool:
+    if isinstance(error, Py4JJavaError):
+        return str(error.java_exception.getClass().getName()) == "java.io.FileNotFoundException"
+    return isinstance(error, FileNotFoundError)
 
 
 def _cause(error: Py4JError | OSError) -> str:

@@ -203,4 +203,4 @@ def test_one_more_file_asks_no_more_of_s3_than_it_did(committer, runs, per_file)
     asked = {name: kinds.total() for name, (kinds, _) in costs.items()}
     assert asked == pytest.approx({"reading the catalogue": 2, "checking": 15, **per_file}, abs=0.3)
     assert costs["reading the catalogue"][1] <= 2
-    assert costs["writing"][1] + costs["swapping"][1] <= 420
+    assert costs["writing"][1] + costs["swapping"][1] <= 340
