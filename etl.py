@@ -25,7 +25,7 @@ from typing import Any
 
 from py4j.protocol import Py4JError, Py4JJavaError
 from pyspark.errors import PySparkException
-from pyspark.sql import Column, DataFrame, SparkSession, Window
+from pyspark.sql import Column, DataFrame, DataFrameWriter, SparkSession, Window
 from pyspark.sql import functions as F
 
 import publishing
@@ -332,7 +332,7 @@ def stage_source(
         raise SourceError(f"{name}: cannot read {path}: {one_line(error)}") from error
     parsed = build(files)
     try:
-        parsed.write.parquet(run.staged_path(name))
+        new_writer(parsed, run.staged_path(name)).parquet(run.staged_path(name))
     except (PySparkException, Py4JJavaError) as error:
         unreadable = find_unreadable(files)
         if not unreadable:
@@ -399,8 +399,25 @@ def lay_out(
 def stage_table(rows: DataFrame, table: Table, path: str, limit: int) -> None:
     """Write a laid out table to a fresh folder."""
     rows = rows.sortWithinPartitions(*layout_of(table), *table.sort_by).drop(FILE)
-    writer = rows.write.option("maxRecordsPerFile", limit).partitionBy(*table.partition_by)
-    writer.parquet(path, mode="errorifexists")
+    writer = new_writer(rows, path).option("maxRecordsPerFile", limit)
+    writer.partitionBy(*table.partition_by).parquet(path, mode="errorifexists")
+
+
+def new_writer(rows: DataFrame, path: str) -> DataFrameWriter:
+    """A writer of rows to a path; to a local disk by Hadoop's class without checksum files.
+
+    Without its native library Hadoop starts a process to set the mode of every file and folder:
+    these are half of them. The setting is this writer's own, as S3's client needs the usual class.
+    """
+    if not path.startswith("file:"):
+        return rows.write
+    return rows.write.options(**PLAIN_LOCAL_FILES)
+
+
+PLAIN_LOCAL_FILES = {
+    "fs.file.impl": "org.apache.hadoop.fs.RawLocalFileSystem",
+    "fs.file.impl.disable.cache": "true",  # else the class that was opened first stays
+}
 
 
 def build_file_number(table: Table, sizes: Mapping[tuple[int, ...], int], limit: int) -> Column:
@@ -542,8 +559,7 @@ def create_session() -> SparkSession:
             .config("spark.ui.showConsoleProgress", sys.stderr.isatty())
         )
     spark = builder.getOrCreate()
-    if str(spark.sparkContext.master).startswith("local"):
-        set_what_suits_one_machine(spark)
+    set_what_suits(spark, one_machine=str(spark.sparkContext.master).startswith("local"))
     return spark
 
 
@@ -560,12 +576,15 @@ def set_what_results_depend_on(spark: SparkSession) -> None:
         hadoop.set("fs.s3.impl", "org.apache.hadoop.fs.s3a.S3AFileSystem")
 
 
-def set_what_suits_one_machine(spark: SparkSession) -> None:
-    """Settings that would hurt a cluster: few shuffle partitions, small files packed tightly."""
-    settings = {
-        "spark.sql.shuffle.partitions": 4 * spark.sparkContext.defaultParallelism,
-        "spark.sql.files.openCostInBytes": 16_384,
+def set_what_suits(spark: SparkSession, *, one_machine: bool) -> None:
+    """Set how work is cut into tasks, where Spark's defaults suit this job badly."""
+    settings: dict[str, Any] = {
+        # What takes a task its time is a table's files: a few bytes of them are no reason to merge.
+        "spark.sql.adaptive.coalescePartitions.minPartitionSize": "16k"
     }
+    if one_machine:  # few shuffle partitions, small files packed tightly: a cluster would suffer
+        settings["spark.sql.shuffle.partitions"] = 4 * spark.sparkContext.defaultParallelism
+        settings["spark.sql.files.openCostInBytes"] = 16_384
     for name, value in settings.items():
         if not spark.sparkContext.getConf().contains(name):  # what was asked for stands
             spark.conf.set(name, value)

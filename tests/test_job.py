@@ -7,11 +7,13 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import etl
+from tables import TABLES
 from tests.factories import TS, event, read_lake, read_report, song, write_input
 
 ROOT = Path(etl.__file__).parent
@@ -55,6 +57,33 @@ def test_tables_are_partitioned_as_configured(published):
             for month in (11, 12)
         ),
     }
+
+
+def test_a_small_table_of_many_files_is_written_by_all_cores(spark, tmp_path):
+    session = spark.newSession()
+    songs = next(table for table in TABLES if table.name == "songs")
+    songs = replace(songs, partition_by=("year",))
+    rows = session.range(30_000).selectExpr(
+        *("CAST(id AS STRING) AS song_id", "CAST(id AS STRING) AS title", "'AR1' AS artist_id"),
+        *("CAST(id % 20 AS INT) AS year", "CAST(id AS DOUBLE) AS duration"),
+    )
+
+    def written_by(path: Path) -> set[str]:
+        etl.stage_table(etl.lay_out(rows, songs, {}, 10_000), songs, path.as_uri(), 10_000)
+        return {file.name.split("-")[1] for file in path.rglob("*.parquet")}
+
+    assert len(written_by(tmp_path / "before")) == 1
+    etl.set_what_suits(session, one_machine=True)
+    assert len(written_by(tmp_path / "after")) == 2
+
+
+def test_a_local_table_has_no_checksum_files_and_other_files_keep_hadoops_usual_class(
+    spark, published
+):
+    assert not list((published / "lake").glob("[a-z]*/**/.*.crc"))
+    configuration = spark.sparkContext._jsc.hadoopConfiguration()
+    # Raises if the class is one that S3A cannot buffer on.
+    assert spark._jvm.org.apache.hadoop.fs.FileSystem.getLocal(configuration)
 
 
 def test_nothing_but_reports_and_rejects_stays_in_the_jobs_own_folder(published):
