@@ -20,7 +20,7 @@ demo-aws: $(VENV)/.ready-jars ## tour of the four AWS scripts on an emulated AWS
 	@$(RUN) python -m tests.demo_aws
 
 test: $(VENV)/.ready-jars ## run all tests
-	@$(RUN) python -m pytest -n 3 --dist loadfile
+	@$(RUN) python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.ready-dev ## check format, style and types
 	@$(RUN) ruff format --check . && ruff check . && mypy

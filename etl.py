@@ -270,6 +270,10 @@ def run_job(spark: SparkSession, config: EtlConfig, report: Report) -> None:
 
 def cancel_jobs(spark: SparkSession, *, interrupted: bool) -> None:
     """Cancel what runs; an interrupted query may be between two of its jobs, and start the next."""
+    if interrupted:  # Spark has pages to say of every task that is cut short, and no news
+        jvm: Any = spark._jvm
+        log4j = jvm.org.apache.logging.log4j
+        log4j.core.config.Configurator.setAllLevels("", log4j.Level.OFF)
     for _ in range(20 if interrupted else 1):
         spark.sparkContext.cancelAllJobs()
         time.sleep(0.05 if interrupted else 0)
