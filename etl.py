@@ -335,8 +335,9 @@ def stage_source(
     except PySparkException as error:
         raise SourceError(f"{name}: cannot read {path}: {one_line(error)}") from error
     parsed = build(files)
+    staged = run.staged_path(name)
     try:
-        new_writer(parsed, run.staged_path(name)).parquet(run.staged_path(name))
+        new_writer(parsed, staged).parquet(staged)
     except (PySparkException, Py4JJavaError) as error:
         unreadable = find_unreadable(files)
         if not unreadable:

@@ -89,20 +89,20 @@ class Storage:
 
         A few calls into the JVM however many files there are; on S3 one request a thousand.
         """
-        try:
-            with _one_line("list", self.path(relative)):
+        with _one_line("list", self.path(relative)):
+            try:
                 found = self._to_list(self._filesystem.listFiles(self._path(relative), True))
-        except MissingError:
-            # Where there are folders, it may be one further down that went away meanwhile.
-            if not self.is_flat and self.exists(relative):
-                raise
-            return self._new_list()
-        start = len(self.path(relative).rstrip("/"))
-        paths = [path for path, _ in FILE_STATUS.findall(str(found.toString()))]
-        for index in reversed(range(len(paths))):
-            if HIDDEN.search(paths[index], start):
-                del found[index]
-        return found
+            except Py4JJavaError as error:
+                # Where there are folders, it may be one further down that went away meanwhile.
+                if not _is_missing(error) or (not self.is_flat and self.exists(relative)):
+                    raise
+                return self._new_list()
+            start = len(self.path(relative).rstrip("/"))
+            paths = [path for path, _ in FILE_STATUS.findall(str(found.toString()))]
+            for index in reversed(range(len(paths))):
+                if HIDDEN.search(paths[index], start):
+                    del found[index]
+            return found
 
     def folders(self, relative: str) -> list[str]:
         """The names of the folders directly in a folder, in order."""

@@ -131,20 +131,15 @@ class Asked:
     settings: dict[str, str] = field(default_factory=dict)
 
 
-def measure(asked: Asked) -> list[dict[str, object]]:
-    """What each of some runs on one fresh bucket asked and wrote, and its report."""
+def measure(asked: Asked) -> dict[str, object]:
+    """What the last of some runs on a fresh bucket asked and wrote, and its seconds by stage."""
     s3 = CountingS3(asked.delay)
     with served(s3) as endpoint:
         put_input(endpoint, asked.songs, asked.years)
-        reports, counts = [], []
         for _ in range(asked.runs):
-            reports.append(run_job(s3, endpoint, asked.committer, asked.settings))
-            counts.append(s3.counts.copy())
-    files = [sum(table["files"] for table in report["tables"].values()) for report in reports]
-    return [
-        {"songs": asked.songs, "files": written, "counts": counted, "report": report}
-        for written, counted, report in zip(files, counts, reports, strict=True)
-    ]
+            report = run_job(s3, endpoint, asked.committer, asked.settings)
+    files = sum(table["files"] for table in report["tables"].values())
+    return {"songs": asked.songs, "files": files, "counts": s3.counts, "report": report}
 
 
 def requests(run: dict[str, object], area: str, stages: Sequence[str]) -> Counter[str]:
@@ -188,7 +183,7 @@ def main() -> None:
     given = parser.parse_args()
     settings = dict(pair.split("=", 1) for pair in given.conf)
     few, many = (
-        measure(Asked(songs, years, given.runs, given.committer, given.delay, settings))[-1]
+        measure(Asked(songs, years, given.runs, given.committer, given.delay, settings))
         for songs, years in zip(given.songs, given.years, strict=True)
     )
     for run in (few, many):
