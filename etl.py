@@ -414,11 +414,14 @@ def new_writer(rows: DataFrame, path: str) -> DataFrameWriter:
     Without its native library Hadoop starts a process to set the mode of every file and folder:
     these are half of them. The setting is this writer's own, as S3's client needs the usual class.
     """
-    if not path.startswith("file:"):
-        return rows.write
-    return rows.write.options(**PLAIN_LOCAL_FILES)
+    writer = rows.write.options(**NO_DICTIONARY)
+    return writer.options(**PLAIN_LOCAL_FILES) if path.startswith("file:") else writer
 
 
+# Almost every row has one of its own: Parquet would fill a dictionary with them, and drop it.
+NO_DICTIONARY = {
+    f"parquet.enable.dictionary#{name}": "false" for name in ("start_time", "songplay_id")
+}
 PLAIN_LOCAL_FILES = {
     "fs.file.impl": "org.apache.hadoop.fs.RawLocalFileSystem",
     "fs.file.impl.disable.cache": "true",  # else the class that was opened first stays

@@ -143,6 +143,21 @@ def test_parquet_holds_timestamps_in_microseconds(spark, published):
     assert "MICROS" in kinds[0][0]
 
 
+def test_no_dictionary_is_tried_on_what_is_unique_in_almost_every_row(spark, tmp_path):
+    import duckdb
+
+    # The same in all rows here, so that a dictionary would be kept.
+    rows = spark.range(1000).selectExpr(
+        "timestamp '2018-11-01' AS start_time", "1L AS songplay_id", "'free' AS level"
+    )
+    etl.new_writer(rows.coalesce(1), f"file:{tmp_path}/rows").parquet(f"file:{tmp_path}/rows")
+    with_one = duckdb.sql(
+        f"SELECT path_in_schema FROM parquet_metadata('{tmp_path}/rows/*.parquet') "
+        "WHERE dictionary_page_offset IS NOT NULL"
+    ).fetchall()
+    assert with_one == [("level",)]
+
+
 def test_a_rerun_changes_no_row(spark, tmp_path):
     flags = write_input(tmp_path, SONGS, EVENTS)
     assert etl.main(flags) == 0
