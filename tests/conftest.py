@@ -11,6 +11,8 @@ import time
 os.environ["PYSPARK_PYTHON"] = sys.executable
 os.environ["TZ"] = "UTC"  # collect() turns timestamps into the local time of this process
 time.tzset()
+# On a few rows Java's optimizing compiler costs more than it gives: a third of the tests' time.
+os.environ.setdefault("SPARK_SUBMIT_OPTS", "-XX:TieredStopAtLevel=1")
 # Started in the background, a shell's child ignores Ctrl-C, and so would all that the tests start.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

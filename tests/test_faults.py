@@ -214,7 +214,10 @@ def executors_of(process):
 def test_a_lost_executor_changes_no_row(spark, lake_of, tmp_path):
     lake = tmp_path / "lake"
     flags = [*write_version(tmp_path, 2), f"--output={lake}"]
-    options = "--master local-cluster[2,1,512] --conf spark.executor.memory=512m pyspark-shell"
+    options = (
+        "--master local-cluster[2,1,512] --conf spark.executor.memory=512m "
+        "--conf spark.executor.extraJavaOptions=-XX:TieredStopAtLevel=1 pyspark-shell"
+    )
     with started("etl.py", *flags, PYSPARK_SUBMIT_ARGS=options) as run:
         wait_for(lambda: list(lake.glob("_etl/2*/log_data/part*")), run)
         executor = wait_for(lambda: executors_of(run), run)[0]

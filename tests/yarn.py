@@ -172,6 +172,9 @@ def _client(work: Path, conf, s3: Mapping[str, str], connector: Sequence[str]) -
         "spark.executor.extraClassPath": ":".join(connector),
         "spark.executor.instances": "1",
         "spark.executor.cores": "2",
+        # As in conftest.py: with a few rows, an optimizing compiler costs more than it gives.
+        "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1",
+        "spark.executor.extraJavaOptions": "-XX:TieredStopAtLevel=1",
     }
     for name, value in {**SPARK_PLACE, "JAVA_HOME": str(java_home)}.items():
         defaults[f"spark.yarn.appMasterEnv.{name}"] = value
