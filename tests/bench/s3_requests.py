@@ -8,6 +8,7 @@ take as long as one over a network does.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import re
@@ -15,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from subprocess import DEVNULL, PIPE
@@ -79,6 +80,14 @@ def area_of(environ) -> str:
     return re.match(r"[^/]*", key)[0] or "lake"  # a bulk delete names its keys in its body alone
 
 
+def empty_bucket(endpoint: str) -> None:
+    """Delete all that is in the bucket."""
+    s3 = client(endpoint)
+    for page in s3.get_paginator("list_objects_v2").paginate(Bucket=BUCKET):
+        for found in page.get("Contents", ()):
+            s3.delete_object(Bucket=BUCKET, Key=found["Key"])
+
+
 def put_input(endpoint: str, songs: int, years: int) -> None:
     """Song files, each in a folder of its own, and one file of the log."""
     s3 = client(endpoint)
@@ -90,56 +99,81 @@ def put_input(endpoint: str, songs: int, years: int) -> None:
     s3.put_object(Bucket=BUCKET, Key="log_data/2018/11/events.json", Body=lines.encode())
 
 
-def run_job(
-    s3: CountingS3, endpoint: str, committer: str, settings: dict[str, str]
-) -> dict[str, object]:
-    """Run etl.py on the bucket, counting by its stages; returns its report."""
-    conf = {**s3_settings(endpoint), **settings}
-    if committer == "magic":
-        conf = with_magic_committer(conf)
-    flags = " ".join(f"--conf {name}={value}" for name, value in conf.items())
-    command = [sys.executable, str(PROJECT / "etl.py"), f"--output=s3a://{BUCKET}/lake"]
-    command += [f"--song-data=s3a://{BUCKET}/song_data", f"--log-data=s3a://{BUCKET}/log_data"]
-    environment = {**os.environ, "PYSPARK_SUBMIT_ARGS": f"{flags} pyspark-shell"}
-    s3.counts.clear()
-    with subprocess.Popen(
-        command, env=environment, cwd=PROJECT, stdout=DEVNULL, stderr=PIPE, text=True
-    ) as job:
-        told = []
-        for line in job.stderr:
-            told.append(line)
-            if ended := END_OF_STAGE.match(line):
-                s3.end_stage(ended[1])
-    s3.end_stage("end")
-    if job.returncode:
-        raise SystemExit("".join(told[-20:]))
-    bucket = client(endpoint)
-    listed = bucket.list_objects_v2(Bucket=BUCKET, Prefix="lake/_etl/reports/")["Contents"]
-    latest = bucket.get_object(Bucket=BUCKET, Key=listed[-1]["Key"])
-    return json.loads(latest["Body"].read())
+# The job, once for each line of flags that it is given: one JVM for all, which is warm after a run.
+JOBS = """
+import sys, etl
+for flags in sys.stdin:
+    print("exit code", etl.main(flags.split()), file=sys.stderr, flush=True)
+"""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """How to run the job: on how many files, how often, and on what kind of S3."""
+    """How to run the job: on how many files, few and many, how often, and on what kind of S3."""
 
-    songs: int
-    years: int
+    songs: Sequence[int]
+    years: Sequence[int]
     runs: int = 1
     committer: str = "default"
     delay: float = 0.0
     settings: dict[str, str] = field(default_factory=dict)
 
 
-def measure(asked: Asked) -> dict[str, object]:
-    """What the last of some runs on a fresh bucket asked and wrote, and its seconds by stage."""
+def measure(asked: Asked) -> list[dict[str, object]]:
+    """What the last run on few files, and on many, asked and wrote, and its seconds by stage."""
     s3 = CountingS3(asked.delay)
-    with served(s3) as endpoint:
-        put_input(endpoint, asked.songs, asked.years)
-        for _ in range(asked.runs):
-            report = run_job(s3, endpoint, asked.committer, asked.settings)
-    files = sum(table["files"] for table in report["tables"].values())
-    return {"songs": asked.songs, "files": files, "counts": s3.counts, "report": report}
+    measured = []
+    with served(s3) as endpoint, waiting_job(endpoint, asked) as job:
+        for songs, years in zip(asked.songs, asked.years, strict=True):
+            empty_bucket(endpoint)
+            put_input(endpoint, songs, years)
+            for _ in range(asked.runs):
+                report = run_job(job, s3, endpoint)
+            files = sum(table["files"] for table in report["tables"].values())
+            measured.append({"songs": songs, "files": files, "counts": s3.counts, "report": report})
+    return measured
+
+
+@contextlib.contextmanager
+def waiting_job(endpoint: str, asked: Asked) -> Iterator[subprocess.Popen]:
+    """A process that runs etl.py on the bucket as often as it is told to."""
+    conf = {**s3_settings(endpoint), **asked.settings}
+    if asked.committer == "magic":
+        conf = with_magic_committer(conf)
+    flags = " ".join(f"--conf {name}={value}" for name, value in conf.items())
+    environment = {**os.environ, "PYSPARK_SUBMIT_ARGS": f"{flags} pyspark-shell"}
+    with subprocess.Popen(
+        [sys.executable, "-c", JOBS],
+        **{"env": environment, "cwd": PROJECT, "text": True, "bufsize": 1},
+        **{"stdin": PIPE, "stdout": DEVNULL, "stderr": PIPE},
+    ) as process:
+        yield process
+        process.stdin.close()
+        process.stderr.read()
+
+
+def run_job(job: subprocess.Popen, s3: CountingS3, endpoint: str) -> dict[str, object]:
+    """Run etl.py on the bucket, counting by its stages; returns its report."""
+    s3.counts = Counter()
+    print(
+        f"--output=s3a://{BUCKET}/lake",
+        f"--song-data=s3a://{BUCKET}/song_data --log-data=s3a://{BUCKET}/log_data",
+        file=job.stdin,
+    )
+    told = []
+    for line in job.stderr:
+        told.append(line)
+        if ended := END_OF_STAGE.match(line):
+            s3.end_stage(ended[1])
+        if line.startswith("exit code"):
+            break
+    s3.end_stage("end")
+    if told[-1:] != ["exit code 0\n"]:
+        raise SystemExit("".join(told[-20:]))
+    bucket = client(endpoint)
+    listed = bucket.list_objects_v2(Bucket=BUCKET, Prefix="lake/_etl/reports/")["Contents"]
+    latest = bucket.get_object(Bucket=BUCKET, Key=listed[-1]["Key"])
+    return json.loads(latest["Body"].read())
 
 
 def requests(run: dict[str, object], area: str, stages: Sequence[str]) -> Counter[str]:
@@ -182,9 +216,8 @@ def main() -> None:
     parser.add_argument("--conf", nargs="*", default=[], help="Spark settings, as name=value")
     given = parser.parse_args()
     settings = dict(pair.split("=", 1) for pair in given.conf)
-    few, many = (
-        measure(Asked(songs, years, given.runs, given.committer, given.delay, settings))
-        for songs, years in zip(given.songs, given.years, strict=True)
+    few, many = measure(
+        Asked(given.songs, given.years, given.runs, given.committer, given.delay, settings)
     )
     for run in (few, many):
         seconds = run["report"]["seconds"]

@@ -196,9 +196,7 @@ def test_a_request_to_s3_is_counted_where_it_belongs(path, query, area):
     ],
 )
 def test_one_more_file_asks_no_more_of_s3_than_it_did(committer, runs, per_file):
-    few, many = (
-        s3_requests.measure(s3_requests.Asked(files, files, runs, committer)) for files in (4, 12)
-    )
+    few, many = s3_requests.measure(s3_requests.Asked((4, 12), (4, 12), runs, committer))
     costs = s3_requests.cost(few, many)
     asked = {name: kinds.total() for name, (kinds, _) in costs.items()}
     assert asked == pytest.approx({"reading the catalogue": 2, "checking": 15, **per_file}, abs=0.3)
