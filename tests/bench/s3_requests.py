@@ -119,18 +119,18 @@ class Asked:
     settings: dict[str, str] = field(default_factory=dict)
 
 
-def measure(asked: Asked) -> list[dict[str, object]]:
-    """What the last run on few files, and on many, asked and wrote, and its seconds by stage."""
+def measure(asked: Asked) -> list[list[dict[str, object]]]:
+    """What each run asked and wrote, on few files and on many, and its seconds by stage."""
     s3 = CountingS3(asked.delay)
-    measured = []
+    measured = [[] for _ in range(asked.runs)]
     with served(s3) as endpoint, waiting_job(endpoint, asked) as job:
         for songs, years in zip(asked.songs, asked.years, strict=True):
             empty_bucket(endpoint)
             put_input(endpoint, songs, years)
-            for _ in range(asked.runs):
+            for runs in measured:
                 report = run_job(job, s3, endpoint)
-            files = sum(table["files"] for table in report["tables"].values())
-            measured.append({"songs": songs, "files": files, "counts": s3.counts, "report": report})
+                files = sum(table["files"] for table in report["tables"].values())
+                runs.append({"songs": songs, "files": files, "counts": s3.counts, "report": report})
     return measured
 
 
@@ -218,7 +218,7 @@ def main() -> None:
     settings = dict(pair.split("=", 1) for pair in given.conf)
     few, many = measure(
         Asked(given.songs, given.years, given.runs, given.committer, given.delay, settings)
-    )
+    )[-1]
     for run in (few, many):
         seconds = run["report"]["seconds"]
         print(f"{run['songs']} song files, {run['files']} output files: {seconds}")
