@@ -568,12 +568,13 @@ def java_options(config: EtlConfig) -> str:
     return COLLECTOR
 
 
-def create_session(options: str = COLLECTOR) -> SparkSession:
+def create_session(config: EtlConfig | None = None) -> SparkSession:
     """The session; what a laptop needs is set only where no spark-submit has said otherwise."""
     builder = SparkSession.builder.appName("sparkify-etl")
     if "PYSPARK_GATEWAY_PORT" not in os.environ:
         os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
         log4j2 = Path(__file__).with_name("log4j2.properties").as_uri()
+        options = java_options(config) if config else COLLECTOR
         builder = (
             builder.config(
                 "spark.driver.extraJavaOptions", f"{options} -Dlog4j2.configurationFile={log4j2}"
@@ -682,7 +683,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     report = Report(publishing.new_run())
     try:
         with report.stage("session"):
-            spark = create_session(java_options(config))
+            spark = create_session(config)
         signal.signal(signal.SIGINT, _interrupt)  # PySpark's own handler breaks a call in two
         if arguments.recover:
             recover(spark, config, report)
