@@ -554,18 +554,35 @@ COLLECTOR = "-XX:+UseParallelGC"
 # 150 MB of JSON: the sample takes 20 s without it and 26 s with it.
 QUICK_COMPILER = "-XX:TieredStopAtLevel=1"
 SMALL_INPUT = 30_000_000  # bytes; they may be packed
+# The classes of a run as Java keeps them in memory, where setup-archive.sh has made it: to load and
+# verify them anew takes every run 4 s. Java passes over one that does not fit it any more.
+CLASS_ARCHIVE = Path(sys.prefix, "spark.jsa")
+# Where a user says how Java starts. If it is with an agent, Java 17 crashes on classes of log4j in
+# an archive; one that is attached to a run does no harm.
+USERS_OPTIONS = ("JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "_JAVA_OPTIONS", "SPARK_SUBMIT_OPTS")
 
 
-def java_options(config: EtlConfig) -> str:
+def java_options(config: EtlConfig | None) -> str:
     """Java's options on a laptop; without its slow compiler if both sources are small folders."""
+    options = [COLLECTOR]
+    if config and is_small(config):
+        options.append(QUICK_COMPILER)
+    if CLASS_ARCHIVE.is_file() and not any(map(os.environ.get, USERS_OPTIONS)):
+        options.append(f'"-XX:SharedArchiveFile={CLASS_ARCHIVE}"')
+        options += ["-Xlog:cds=off", "-Xlog:cds+dynamic=off"]  # not a word of one that does not fit
+    return " ".join(options)
+
+
+def is_small(config: EtlConfig) -> bool:
+    """Whether both sources are folders on this disk and hold little."""
     folders = (Path(config.log_data), Path(config.song_data))
-    with suppress(OSError):  # what this may not look at, Spark will tell of
+    try:
         files = (path for folder in folders for path in folder.rglob("*") if path.is_file())
         totals = itertools.accumulate(path.stat().st_size for path in files)
         # The sizes are added up only until they are above.
-        if all(f.is_dir() for f in folders) and all(total <= SMALL_INPUT for total in totals):
-            return f"{COLLECTOR} {QUICK_COMPILER}"
-    return COLLECTOR
+        return all(f.is_dir() for f in folders) and all(total <= SMALL_INPUT for total in totals)
+    except OSError:  # what this may not look at, Spark will tell of
+        return False
 
 
 def create_session(config: EtlConfig | None = None) -> SparkSession:
@@ -574,10 +591,10 @@ def create_session(config: EtlConfig | None = None) -> SparkSession:
     if "PYSPARK_GATEWAY_PORT" not in os.environ:
         os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
         log4j2 = Path(__file__).with_name("log4j2.properties").as_uri()
-        options = java_options(config) if config else COLLECTOR
         builder = (
             builder.config(
-                "spark.driver.extraJavaOptions", f"{options} -Dlog4j2.configurationFile={log4j2}"
+                "spark.driver.extraJavaOptions",
+                f"{java_options(config)} -Dlog4j2.configurationFile={log4j2}",
             )
             .config("spark.ui.enabled", False)
             .config("spark.driver.host", "127.0.0.1")

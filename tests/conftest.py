@@ -11,8 +11,6 @@ import time
 os.environ["PYSPARK_PYTHON"] = sys.executable
 os.environ["TZ"] = "UTC"  # collect() turns timestamps into the local time of this process
 time.tzset()
-# On a few rows Java's optimizing compiler costs more than it gives: a third of the tests' time.
-os.environ.setdefault("SPARK_SUBMIT_OPTS", "-XX:TieredStopAtLevel=1")
 # Started in the background, a shell's child ignores Ctrl-C, and so would all that the tests start.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -20,11 +18,15 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 import pytest  # noqa: E402
 from pyspark.sql import SparkSession  # noqa: E402
 
+import etl  # noqa: E402
 from tests.fault_summary import (  # noqa: E402, F401 (pytest calls them)
     pytest_sessionfinish,
     pytest_terminal_summary,
     pytest_testnodedown,
 )
+
+# On a few rows Java's optimizing compiler costs more than it gives: a third of the tests' time.
+os.environ.setdefault("SPARK_SUBMIT_OPTS", f"{etl.QUICK_COMPILER} {etl.java_options(None)}")
 
 
 @pytest.fixture(scope="session")
