@@ -57,7 +57,7 @@ def test_one_that_does_not_fit_is_passed_over_in_silence(archive):
 def made():
     """The archive that the set-up of the tests has made."""
     made = Path(sys.prefix, "spark.jsa")
-    assert made.is_file(), "make it: make archive"
+    assert made.is_file(), f"make it: sh setup-archive.sh {sys.prefix}"
     return made
 
 
@@ -82,7 +82,8 @@ def test_spark_starts_from_the_archive_that_the_tests_set_up_has_made(tmp_path):
         check=True,
     )
     sources = dict(line.split("] ")[-1].split(" source: ") for line in _lines(loaded))
-    assert sources["org.apache.spark.deploy.SparkSubmit"] == "shared objects file (top)"
+    source = sources["org.apache.spark.deploy.SparkSubmit"]
+    assert source == "shared objects file (top)", f"Java is new: sh setup-archive.sh {sys.prefix}"
 
 
 def _lines(path):
