@@ -8,16 +8,14 @@ trap 'rm -rf "$work"' EXIT
 trap 'exit 130' HUP INT TERM
 
 echo "recording the classes of a run in $1/spark.jsa (half a minute, once)" >&2
-for source in song-data log-data; do
-    "$environment/bin/python" -m zipfile -e "data/$source.zip" "$work"
-done
+sh data/unpack-local.sh >/dev/null
 
 # It gets its name only when it is whole: Java crashes on a part of one.
 archive=$work/spark.jsa
 run() {
     PATH="$environment/bin:$PATH" SPARK_LOCAL_IP=127.0.0.1 spark-submit --conf spark.ui.enabled=false \
         --driver-java-options "-XX:TieredStopAtLevel=1 \"-XX:ArchiveClassesAtExit=$archive\"" \
-        etl.py --song-data "$work/song_data" --log-data "$work/log_data" --output "$work/lake"
+        etl.py --song-data data/song_data --log-data data/log_data --output "$work/lake"
 }
 if run >"$work/log" 2>&1 && [ -s "$archive" ]; then
     mv -f "$archive" "$environment/spark.jsa"

@@ -25,7 +25,7 @@ from tests.fault_summary import (  # noqa: E402, F401 (pytest calls them)
     pytest_testnodedown,
 )
 
-# On a few rows Java's optimizing compiler costs more than it gives: a third of the tests' time.
+# Java starts as for the sample: its optimizing compiler would take a third of the tests' time.
 os.environ.setdefault("SPARK_SUBMIT_OPTS", f"{etl.QUICK_COMPILER} {etl.java_options(None)}")
 
 

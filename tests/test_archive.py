@@ -13,6 +13,7 @@ import pytest
 import etl
 
 ROOT = Path(__file__).parent.parent
+MADE = etl.CLASS_ARCHIVE  # the one that the set-up of the tests has made
 
 
 @pytest.fixture(autouse=True)
@@ -49,16 +50,9 @@ def test_a_user_who_sets_javas_options_may_start_an_agent_and_gets_no_archive(
 
 def test_one_that_does_not_fit_is_passed_over_in_silence(archive):
     told = java_version()
-    for content in (b"", b"no archive", made().read_bytes()):  # the last is one of other classes
+    for content in (b"", b"no archive", MADE.read_bytes()):  # the last is one of other classes
         archive.write_bytes(content)
         assert java_version(*shlex.split(etl.java_options(None))) == told
-
-
-def made():
-    """The archive that the set-up of the tests has made."""
-    made = Path(sys.prefix, "spark.jsa")
-    assert made.is_file(), f"make it: sh setup-archive.sh {sys.prefix}"
-    return made
 
 
 def java_version(*options):
@@ -72,7 +66,7 @@ def java_version(*options):
 
 
 def test_spark_starts_from_the_archive_that_the_tests_set_up_has_made(tmp_path):
-    assert made() == etl.CLASS_ARCHIVE
+    assert MADE.is_file(), f"make it: sh setup-archive.sh {sys.prefix}"
     loaded = tmp_path / "loaded"
     options = f"{etl.java_options(None)} -Xlog:class+load:file={loaded}"
     subprocess.run(
@@ -119,7 +113,7 @@ def test_an_archive_is_put_in_place_when_it_is_whole(environment):
     set_up(
         environment,
         """archive = pathlib.Path(re.search('ArchiveClassesAtExit=([^"]+)', str(sys.argv))[1])
-log = archive.with_name("log_data")
+log = pathlib.Path(sys.argv[sys.argv.index("--log-data") + 1])
 assert log.is_dir() and (archive.parents[1] / "spark.jsa").read_text() == "the old one"
 archive.write_text("the new one")""",
     )
