@@ -1,16 +1,19 @@
 """What has to hold of the staged tables before anything is published.
 
-The rules stand beside each Table in tables.py. Here they become three questions, whatever the
-number of tables: is each row sound, are the keys those of the source, does each reference resolve.
+The rules stand beside each Table in tables.py. Here they become one query, whatever the number of
+tables. Each row is read once and makes a few statements: which rules it breaks, which values it
+refers to, which it can be referred to by. One shuffle brings together what is stated of the same.
+Many small queries would ask the same, but to plan each of them takes Spark longer than its data.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import date, timedelta
+from typing import TYPE_CHECKING, NamedTuple
 
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, Row
 from pyspark.sql import functions as F
 
 from tables import DATE_PARTS, SONGPLAYS, Table, columns
@@ -22,9 +25,9 @@ ROWS, MATCHED = "rows", "plays with a song"
 SOURCE_KEYS = "keys in the source"
 # The hashes of all keys of a table, folded into one number.
 KEYS_FOLDED, SOURCE_KEYS_FOLDED = "keys, folded", "keys in the source, folded"
+FOLDED = {ROWS: KEYS_FOLDED, SOURCE_KEYS: SOURCE_KEYS_FOLDED}
 # Counted by the way; every other measure counts offenders.
 FIGURES = (ROWS, MATCHED, SOURCE_KEYS, KEYS_FOLDED, SOURCE_KEYS_FOLDED)
-PLAYS_PER_DAY = "plays per day"  # in the place of a table's name, where no rule is meant
 SHRUNK, FALLEN = 0.8, 1.0  # of the last run's rows; percentage points of matched plays
 
 Counts = Mapping[tuple[str, str], int]  # (table, measure) -> count
@@ -34,107 +37,161 @@ class DataQualityError(Exception):
     """A staged table breaks a rule: which table, which rule and how often, in one line."""
 
 
+# ---- The query -----------------------------------------------------------------------------------
+
+
 def build_checks(
     tables: Sequence[Table],
     staged: Mapping[str, DataFrame],
     source_keys: Mapping[str, DataFrame],
 ) -> DataFrame:
-    """One row per table and measure: table, measure, count; a rule's count is how many break it.
+    """The answer that read_checks understands: tally, day, marks, count, folded.
 
     `source_keys` are the columns of each table's identity, from the source, however often.
     """
-    checks = [check_references(tables, staged)]
+    number = list_tallies(tables).index
+    statements = [state_rows(tables, table, staged[table.name]) for table in tables]
+    counted_apart = []
     for table in tables:
-        checks.append(check_rows(table, staged[table.name]))
-        checks.append(check_keys(table, source_keys[table.name]))
-    return functools.reduce(DataFrame.unionByName, checks)
+        tally, keys = number((table.name, SOURCE_KEYS)), source_keys[table.name]
+        if "start_time" in table.identity:
+            counted_apart.append(count_keys(table, tally, keys))
+        else:
+            key = Statement(tally, key=_hash(*table.key), value=_hash(*table.identity))
+            statements.append(state(keys, [key]))
+    counted = count_statements(tables, functools.reduce(DataFrame.unionByName, statements))
+    return functools.reduce(DataFrame.unionByName, [counted, *counted_apart])
 
 
-def check_rows(table: Table, rows: DataFrame) -> DataFrame:
-    """All that one pass over a table can tell: its rows, its nulls, its own rules, its keys."""
+def list_tallies(tables: Sequence[Table]) -> list[tuple[str, str]]:
+    """What is counted, as (table, measure); a tally is known to the query by its place in here."""
+    return [
+        (table.name, measure)
+        for table in tables
+        for measure in (ROWS, SOURCE_KEYS, *list_references(table))
+    ]
+
+
+def list_references(table: Table) -> dict[str, tuple[str, str]]:
+    """The references to be looked up, by the name of their rule: the column, and its table.column.
+
+    A column of a table's identity is passed over: the keys of both tables are held against the
+    source already, and all the moments of the plays are too many to be looked up once more.
+    """
+    return {
+        f"{column} is in {parent}": (column, parent)
+        for column, parent in table.references.items()
+        if column not in table.identity
+    }
+
+
+def list_marks(table: Table) -> dict[str, str]:
+    """What a row is marked for: the measures that it counts for, and when it does, as SQL."""
     rules = {f"{name} is not null": f"{name} IS NOT NULL" for name in (*table.key, *table.required)}
     rules.update(table.rules)
-    if "start_time" in rows.columns:
+    if "start_time" in columns(table.schema):
         parts = [name for name in table.partition_by if name in DATE_PARTS]
         rules.update({f"{part} is start_time's": f"{part} = {part}(start_time)" for part in parts})
-    counts = [
-        F.count(F.lit(1)).alias(ROWS),
-        F.bit_xor(F.xxhash64(*table.identity)).alias(KEYS_FOLDED),
-        *(
-            F.count_if(~F.coalesce(F.expr(rule), F.lit(False))).alias(name)
-            for name, rule in rules.items()
-        ),
+    marks = {name: f"NOT coalesce({rule}, false)" for name, rule in rules.items()}
+    return {**marks, MATCHED: "song_id IS NOT NULL"} if table.name == SONGPLAYS.name else marks
+
+
+class Statement(NamedTuple):
+    """What a row adds to a tally, as SQL: under which key, with which marks, and a value."""
+
+    tally: int
+    key: str
+    marks: str = "0"
+    value: str = "0"
+
+
+def state_rows(tables: Sequence[Table], table: Table, rows: DataFrame) -> DataFrame:
+    """What each row of a staged table states, of itself and as either side of a reference."""
+    number = list_tallies(tables).index
+    marks = [f"IF({when}, {1 << bit}, 0)" for bit, when in enumerate(list_marks(table).values())]
+    day = "UNIX_DATE(DATE(start_time))" if table.name == SONGPLAYS.name else "NULL"
+    itself = number((table.name, ROWS))
+    made = [Statement(itself, key=day, marks=" + ".join(marks), value=_hash(*table.identity))]
+    for child in tables:
+        for rule, (column, parent) in list_references(child).items():
+            tally = number((child.name, rule))
+            parent_table, _, parent_column = parent.partition(".")
+            if child == table:
+                made.append(Statement(tally, f"IF({column} IS NULL, NULL, {_hash(column)})"))
+            if parent_table == table.name:
+                made.append(Statement(tally, _hash(parent_column), value="1"))
+    return state(rows, made)
+
+
+def state(rows: DataFrame, statements: Sequence[Statement]) -> DataFrame:
+    """One row for each row and statement: tally, key, marks, value."""
+    structs = [
+        f"struct(INT({tally}) AS tally, BIGINT({key}) AS key, INT({marks}) AS marks, "
+        f"BIGINT({value}) AS value)"
+        for tally, key, marks, value in statements
     ]
-    if table.name == SONGPLAYS.name:
-        counts.append(F.count("song_id").alias(MATCHED))
-    return measures(table.name, rows.agg(*counts))
+    return rows.selectExpr(f"inline(array({', '.join(structs)}))")
 
 
-def check_keys(table: Table, source_keys: DataFrame) -> DataFrame:
-    """How many keys a table must have, and the hashes of their rows folded into one number.
+def count_statements(tables: Sequence[Table], statements: DataFrame) -> DataFrame:
+    """Rows by day and marks, each key of the source once, and the values that no parent has."""
+    tallies = list(enumerate(list_tallies(tables)))
+    is_row = F.col("tally").isin([n for n, (_, measure) in tallies if measure == ROWS])
+    is_key = F.col("tally").isin([n for n, (_, measure) in tallies if measure == SOURCE_KEYS])
+    is_orphan = F.col("key").isNotNull() & (F.col("greatest") == 0)
+    known = statements.groupBy("tally", "key", "marks").agg(
+        F.count(F.lit(1)).alias("stated"),
+        F.bit_xor("value").alias("folded"),
+        F.max("value").alias("greatest"),
+    )
+    count = F.when(is_row, F.col("stated")).otherwise((is_key | is_orphan).cast("long"))
+    folded = F.when(is_row, F.col("folded")).otherwise(F.col("greatest"))
+    return known.groupBy("tally", F.when(is_row, F.col("key")).alias("day"), "marks").agg(
+        F.sum(count).alias("count"), F.bit_xor(folded).alias("folded")
+    )
+
+
+def count_keys(table: Table, tally: int, source_keys: DataFrame) -> DataFrame:
+    """How many keys a table of events must have, and the hashes of their rows folded into one.
 
     A table with as many rows whose hashes fold into the same number has each of these keys once:
     none is missing, none is there twice, none is made up. Two plays whose songplay_id is the same
     are one key here and two rows there.
     """
-    due = source_keys.groupBy(*table.key).agg(F.min(F.xxhash64(*table.identity)).alias("hash"))
-    counts = due.agg(
-        F.count(F.lit(1)).alias(SOURCE_KEYS), F.bit_xor("hash").alias(SOURCE_KEYS_FOLDED)
+    # Nearly each row has a key of its own: to look for copies before the shuffle finds few.
+    together = source_keys.repartition(*table.key)
+    due = together.groupBy(*table.key).agg(F.min(F.xxhash64(*table.identity)).alias("hash"))
+    return due.agg(F.count(F.lit(1)).alias("count"), F.bit_xor("hash").alias("folded")).selectExpr(
+        f"{tally} AS tally", "BIGINT(NULL) AS day", "0 AS marks", "count", "folded"
     )
-    return measures(table.name, counts)
 
 
-def check_references(tables: Sequence[Table], staged: Mapping[str, DataFrame]) -> DataFrame:
-    """How many values of a column are not in the table and column that it refers to.
-
-    A column of a table's identity is passed over: the keys of both tables are held against the
-    source already, and all the moments of the plays are too many to be looked up once more.
-    """
-    references = [
-        (table.name, column, parent)
-        for table in tables
-        for column, parent in table.references.items()
-        if column not in table.identity
-    ]
-    sides: dict[str, list[str]] = {}  # by table: one that has several is read once for them all
-    for number, (child, column, parent) in enumerate(references):
-        parent_table, _, parent_column = parent.partition(".")
-        for table, key, is_parent in ((child, column, False), (parent_table, parent_column, True)):
-            side = f"(INT({number}) AS reference, {key} AS key, {is_parent} AS is_parent)"
-            sides.setdefault(table, []).append(side)
-    values = functools.reduce(
-        DataFrame.unionByName,
-        [
-            staged[table].selectExpr(f"inline(array({', '.join(map('struct'.__add__, sides))}))")
-            for table, sides in sides.items()
-        ],
-    )
-    known = values.dropna().groupBy("reference", "key").agg(F.max("is_parent").alias("is_known"))
-    orphans = known.groupBy("reference").agg(F.count_if(~F.col("is_known")).alias("count"))
-    names = [
-        F.struct(F.lit(child).alias("table"), F.lit(f"{column} is in {parent}").alias("measure"))
-        for child, column, parent in references
-    ]
-    named = orphans.withColumn("name", F.array(*names)[F.col("reference")])
-    return named.select("name.*", "count")
+def _hash(*names: str) -> str:
+    # Two of a million values share a hash in one run of forty million.
+    return f"xxhash64({', '.join(names)})"
 
 
-def build_plays_per_day(songplays: DataFrame) -> DataFrame:
-    """One row per day (UTC) with plays, in the columns of the checks, to ride on their query."""
-    per_day = songplays.groupBy(F.to_date("start_time").alias("day")).agg(
-        F.count(F.lit(1)).alias("count")
-    )
-    day = F.col("day").cast("string").alias("measure")
-    return per_day.select(F.lit(PLAYS_PER_DAY).alias("table"), day, "count")
+# ---- Its answer ----------------------------------------------------------------------------------
 
 
-def measures(name: str, counts: DataFrame) -> DataFrame:
-    """A row of counts turned into one row per count."""
-    pairs = [
-        F.struct(F.lit(measure).alias("measure"), F.col(f"`{measure}`").alias("count"))
-        for measure in counts.columns
-    ]
-    return counts.select(F.lit(name).alias("table"), F.inline(F.array(*pairs)))
+def read_checks(tables: Sequence[Table], answer: Iterable[Row]) -> tuple[Counts, dict[str, int]]:
+    """The counts by table and measure, and the plays per day (UTC)."""
+    marks = {table.name: list(list_marks(table)) for table in tables}
+    tallies = list_tallies(tables)
+    measures = [*tallies, *((name, FOLDED[m]) for name, m in tallies if m in FOLDED)]
+    counts = dict.fromkeys([*measures, *((n, mark) for n in marks for mark in marks[n])], 0)
+    plays_per_day: dict[str, int] = {}
+    for tally, day, marked, count, folded in answer:
+        table, measure = tallies[tally]
+        counts[table, measure] += count
+        if measure in FOLDED:
+            counts[table, FOLDED[measure]] ^= folded or 0  # nothing to fold where there is no row
+        for bit, mark in enumerate(marks[table]):
+            counts[table, mark] += count if marked >> bit & 1 else 0
+        if day is not None:
+            name = str(date(1970, 1, 1) + timedelta(day))
+            plays_per_day[name] = plays_per_day.get(name, 0) + count
+    return counts, dict(sorted(plays_per_day.items()))
 
 
 def check_schema(table: Table, written: StructType) -> None:

@@ -32,15 +32,14 @@ from pyspark.sql import functions as F
 import publishing
 from checks import (
     MATCHED,
-    PLAYS_PER_DAY,
     ROWS,
     Counts,
     DataQualityError,
     build_checks,
-    build_plays_per_day,
     check_counts,
     check_schema,
     find_shrinkage,
+    read_checks,
 )
 from configs import DL_CFG, ConfigError, EtlConfig, load_etl_config
 from publishing import ETL, REJECTS, REPORTS, Lock, LockedError
@@ -458,16 +457,12 @@ def check_tables(run: Run, song_data: DataFrame, log_data: DataFrame) -> None:
         files = {table.name: run.storage.files(run.staged(table.name)) for table in TABLES}
         check_schemas(run, files)
         staged = {table.name: read_staged(run, table) for table in run.tables}
-        plays_per_day = build_plays_per_day(staged[SONGPLAYS.name])
         source_keys = build_source_keys(song_data, log_data)
-        checks = build_checks(run.tables, staged, source_keys).unionByName(plays_per_day)
-        measured = {(row["table"], row["measure"]): row["count"] for row in checks.collect()}
-        counts = {key: count for key, count in measured.items() if key[0] != PLAYS_PER_DAY}
+        answer = build_checks(run.tables, staged, source_keys).collect()
+        counts, run.report.plays_per_day = read_checks(run.tables, answer)
         check_counts(counts)
         facts.append(f"{len(counts):,} counts, no rule broken")
     note_counts(run.report, counts)
-    per_day = {day: count for (name, day), count in measured.items() if name == PLAYS_PER_DAY}
-    run.report.plays_per_day = dict(sorted(per_day.items()))
     for name, sizes in files.items():
         run.report.tables[name] = {
             "rows": counts[name, ROWS],
@@ -628,6 +623,8 @@ def set_what_suits(spark: SparkSession, *, one_machine: bool) -> None:
     if one_machine:  # few shuffle partitions, small files packed tightly: a cluster would suffer
         settings["spark.sql.shuffle.partitions"] = 4 * spark.sparkContext.defaultParallelism
         settings["spark.sql.files.openCostInBytes"] = 16_384
+        # A table by year has some 70 folders: above 32 Spark would start a job to list them.
+        settings["spark.sql.sources.parallelPartitionDiscovery.threshold"] = 100
     for name, value in settings.items():
         if not spark.sparkContext.getConf().contains(name):  # what was asked for stands
             spark.conf.set(name, value)

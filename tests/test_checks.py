@@ -32,9 +32,9 @@ def sound(sources):
 
 def broken_rules(sources, staged):
     """What the checks say of staged tables, one complaint after another; '' of sound ones."""
-    measured = checks.build_checks(TABLES, staged, etl.build_source_keys(*sources)).collect()
+    answer = checks.build_checks(TABLES, staged, etl.build_source_keys(*sources)).collect()
     try:
-        checks.check_counts({(row["table"], row["measure"]): row["count"] for row in measured})
+        checks.check_counts(checks.read_checks(TABLES, answer)[0])
     except checks.DataQualityError as error:
         return str(error)
     return ""
@@ -101,8 +101,8 @@ def test_two_plays_whose_songplay_id_is_the_same_are_told(sources, sound):
     one_id = with_value(sound["songplays"], "true", "songplay_id", "7L")
     keys = etl.build_source_keys(*sources)
     keys["songplays"] = with_value(keys["songplays"], "true", "songplay_id", "7L")
-    measured = checks.build_checks(TABLES, {**sound, "songplays": one_id}, keys).collect()
-    counts = {(row["table"], row["measure"]): row["count"] for row in measured}
+    answer = checks.build_checks(TABLES, {**sound, "songplays": one_id}, keys).collect()
+    counts, _ = checks.read_checks(TABLES, answer)
     with pytest.raises(checks.DataQualityError, match="3 rows are staged where the source has 1"):
         checks.check_counts(counts)
 
@@ -123,3 +123,13 @@ def test_a_broken_rule_is_told_with_its_count(sources, sound, column, value, rul
     broken = with_value(sound[table], "true", column, value)
     said = broken_rules(sources, {**sound, table: broken})
     assert f"{table}: the rule '{rule}' fails for {sound[table].count()} rows" in said
+
+
+def test_plays_are_counted_by_their_day(sources, sound):
+    next_day = "start_time + INTERVAL 1 DAY"
+    moved = with_value(sound["songplays"], "user_id = '8'", "start_time", next_day)
+    answer = checks.build_checks(
+        TABLES, {**sound, "songplays": moved}, etl.build_source_keys(*sources)
+    )
+    _, plays_per_day = checks.read_checks(TABLES, answer.collect())
+    assert plays_per_day == {"2018-11-01": 2, "2018-11-02": 1}

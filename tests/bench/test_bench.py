@@ -204,7 +204,7 @@ def test_one_more_file_asks_no_more_of_s3_than_it_did(committer, due):
     for (few, many), (per_file, besides) in zip(measured, due, strict=True):
         costs = s3_requests.cost(few, many)
         asked = {name: kinds.total() for name, (kinds, _) in costs.items()}
-        expected = {"reading the catalogue": 2, "checking": 15, **per_file}
+        expected = {"reading the catalogue": 2, "checking": 8, **per_file}
         assert asked == pytest.approx(expected, abs=0.3)
         assert costs["reading the catalogue"][1] <= 2
         assert costs["writing"][1] + costs["swapping"][1] <= besides
