@@ -72,14 +72,14 @@ def list_tallies(tables: Sequence[Table]) -> list[tuple[str, str]]:
     ]
 
 
-def list_references(table: Table) -> dict[str, tuple[str, str]]:
-    """The references to be looked up, by the name of their rule: the column, and its table.column.
+def list_references(table: Table) -> dict[str, tuple[str, ...]]:
+    """The references to be looked up, by the name of their rule: column, parent table and column.
 
     A column of a table's identity is passed over: the keys of both tables are held against the
     source already, and all the moments of the plays are too many to be looked up once more.
     """
     return {
-        f"{column} is in {parent}": (column, parent)
+        f"{column} is in {parent}": (column, *parent.split("."))
         for column, parent in table.references.items()
         if column not in table.identity
     }
@@ -113,9 +113,8 @@ def state_rows(tables: Sequence[Table], table: Table, rows: DataFrame) -> DataFr
     itself = number((table.name, ROWS))
     made = [Statement(itself, key=day, marks=" + ".join(marks), value=_hash(*table.identity))]
     for child in tables:
-        for rule, (column, parent) in list_references(child).items():
+        for rule, (column, parent_table, parent_column) in list_references(child).items():
             tally = number((child.name, rule))
-            parent_table, _, parent_column = parent.partition(".")
             if child == table:
                 made.append(Statement(tally, f"IF({column} IS NULL, NULL, {_hash(column)})"))
             if parent_table == table.name:
@@ -160,7 +159,7 @@ def count_keys(table: Table, tally: int, source_keys: DataFrame) -> DataFrame:
     """
     # Nearly each row has a key of its own: to look for copies before the shuffle finds few.
     together = source_keys.repartition(*table.key)
-    due = together.groupBy(*table.key).agg(F.min(F.xxhash64(*table.identity)).alias("hash"))
+    due = together.groupBy(*table.key).agg(F.min(F.expr(_hash(*table.identity))).alias("hash"))
     return due.agg(F.count(F.lit(1)).alias("count"), F.bit_xor("hash").alias("folded")).selectExpr(
         f"{tally} AS tally", "BIGINT(NULL) AS day", "0 AS marks", "count", "folded"
     )
