@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 ROWS, MATCHED = "rows", "plays with a song"
 SOURCE_KEYS = "keys in the source"
+CONTENT = "content"  # of each partition, which goes by a number made of its date parts
+PLACES = 10_000
 # The hashes of all keys of a table, folded into one number.
 KEYS_FOLDED, SOURCE_KEYS_FOLDED = "keys, folded", "keys in the source, folded"
 FOLDED = {ROWS: KEYS_FOLDED, SOURCE_KEYS: SOURCE_KEYS_FOLDED}
@@ -44,13 +46,18 @@ def build_checks(
     tables: Sequence[Table],
     staged: Mapping[str, DataFrame],
     source_keys: Mapping[str, DataFrame],
+    *,
+    fingerprints: bool = False,
 ) -> DataFrame:
-    """The answer that read_checks understands: tally, day, marks, count, folded.
+    """The answer that read_checks understands: tally, part, marks, count, folded.
 
-    `source_keys` are the columns of each table's identity, from the source, however often.
+    `source_keys` are the columns of each table's identity, from the source, however often. With
+    `fingerprints` it also tells what read_fingerprints wants to know, of every value of every row.
     """
     number = list_tallies(tables).index
-    statements = [state_rows(tables, table, staged[table.name]) for table in tables]
+    statements = [
+        state_rows(tables, table, staged[table.name], fingerprints=fingerprints) for table in tables
+    ]
     counted_apart = []
     for table in tables:
         tally, keys = number((table.name, SOURCE_KEYS)), source_keys[table.name]
@@ -68,7 +75,7 @@ def list_tallies(tables: Sequence[Table]) -> list[tuple[str, str]]:
     return [
         (table.name, measure)
         for table in tables
-        for measure in (ROWS, SOURCE_KEYS, *list_references(table))
+        for measure in (ROWS, SOURCE_KEYS, CONTENT, *list_references(table))
     ]
 
 
@@ -105,7 +112,9 @@ class Statement(NamedTuple):
     value: str = "0"
 
 
-def state_rows(tables: Sequence[Table], table: Table, rows: DataFrame) -> DataFrame:
+def state_rows(
+    tables: Sequence[Table], table: Table, rows: DataFrame, *, fingerprints: bool = False
+) -> DataFrame:
     """What each row of a staged table states, of itself and as either side of a reference."""
     number = list_tallies(tables).index
     marks = [f"IF({when}, {1 << bit}, 0)" for bit, when in enumerate(list_marks(table).values())]
@@ -119,7 +128,19 @@ def state_rows(tables: Sequence[Table], table: Table, rows: DataFrame) -> DataFr
                 made.append(Statement(tally, f"IF({column} IS NULL, NULL, {_hash(column)})"))
             if parent_table == table.name:
                 made.append(Statement(tally, _hash(parent_column), value="1"))
+    if fingerprints:
+        made.append(state_content(table, number((table.name, CONTENT))))
     return state(rows, made)
+
+
+def state_content(table: Table, tally: int) -> Statement:
+    """A hash of all that a row holds, under the number of its partition."""
+    names = columns(table.schema)
+    # The hash of a null leaves its seed as it was: which values are null is hashed as well.
+    nulls = " + ".join(f"IF({name} IS NULL, {1 << bit}, 0)" for bit, name in enumerate(names))
+    dated = [name for name in table.partition_by if name in DATE_PARTS]
+    partition = functools.reduce(lambda number, name: f"{number} * {PLACES} + {name}", dated, "0L")
+    return Statement(tally, key=partition, value=_hash(*names, nulls))
 
 
 def state(rows: DataFrame, statements: Sequence[Statement]) -> DataFrame:
@@ -133,9 +154,9 @@ def state(rows: DataFrame, statements: Sequence[Statement]) -> DataFrame:
 
 
 def count_statements(tables: Sequence[Table], statements: DataFrame) -> DataFrame:
-    """Rows by day and marks, each key of the source once, and the values that no parent has."""
+    """Rows by part and marks, each key of the source once, and the values that no parent has."""
     tallies = list(enumerate(list_tallies(tables)))
-    is_row = F.col("tally").isin([n for n, (_, measure) in tallies if measure == ROWS])
+    is_row = F.col("tally").isin([n for n, (_, measure) in tallies if measure in (ROWS, CONTENT)])
     is_key = F.col("tally").isin([n for n, (_, measure) in tallies if measure == SOURCE_KEYS])
     is_orphan = F.col("key").isNotNull() & (F.col("greatest") == 0)
     known = statements.groupBy("tally", "key", "marks").agg(
@@ -145,7 +166,7 @@ def count_statements(tables: Sequence[Table], statements: DataFrame) -> DataFram
     )
     count = F.when(is_row, F.col("stated")).otherwise((is_key | is_orphan).cast("long"))
     folded = F.when(is_row, F.col("folded")).otherwise(F.col("greatest"))
-    return known.groupBy("tally", F.when(is_row, F.col("key")).alias("day"), "marks").agg(
+    return known.groupBy("tally", F.when(is_row, F.col("key")).alias("part"), "marks").agg(
         F.sum(count).alias("count"), F.bit_xor(folded).alias("folded")
     )
 
@@ -161,7 +182,7 @@ def count_keys(table: Table, tally: int, source_keys: DataFrame) -> DataFrame:
     together = source_keys.repartition(*table.key)
     due = together.groupBy(*table.key).agg(F.min(F.expr(_hash(*table.identity))).alias("hash"))
     return due.agg(F.count(F.lit(1)).alias("count"), F.bit_xor("hash").alias("folded")).selectExpr(
-        f"{tally} AS tally", "BIGINT(NULL) AS day", "0 AS marks", "count", "folded"
+        f"{tally} AS tally", "BIGINT(NULL) AS part", "0 AS marks", "count", "folded"
     )
 
 
@@ -177,11 +198,16 @@ def read_checks(tables: Sequence[Table], answer: Iterable[Row]) -> tuple[Counts,
     """The counts by table and measure, and the plays per day (UTC)."""
     marks = {table.name: list(list_marks(table)) for table in tables}
     tallies = list_tallies(tables)
-    measures = [*tallies, *((name, FOLDED[m]) for name, m in tallies if m in FOLDED)]
+    measures = [
+        *(tally for tally in tallies if tally[1] != CONTENT),
+        *((name, FOLDED[measure]) for name, measure in tallies if measure in FOLDED),
+    ]
     counts = dict.fromkeys([*measures, *((n, mark) for n in marks for mark in marks[n])], 0)
     plays_per_day: dict[str, int] = {}
     for tally, day, marked, count, folded in answer:
         table, measure = tallies[tally]
+        if measure == CONTENT:
+            continue
         counts[table, measure] += count
         if measure in FOLDED:
             counts[table, FOLDED[measure]] ^= folded or 0  # nothing to fold where there is no row
@@ -191,6 +217,33 @@ def read_checks(tables: Sequence[Table], answer: Iterable[Row]) -> tuple[Counts,
             name = str(date(1970, 1, 1) + timedelta(day))
             plays_per_day[name] = plays_per_day.get(name, 0) + count
     return counts, dict(sorted(plays_per_day.items()))
+
+
+def read_fingerprints(
+    tables: Sequence[Table], answer: Iterable[Row], partitions: Mapping[str, Iterable[str]]
+) -> dict[str, dict[str, str]]:
+    """What tells the rows of each partition, such as year=2018/month=11, from any others.
+
+    It is their number and a hash of all their values; their order does not count. Partitions that
+    have the same date parts, as those of all artists of a year, share one.
+    """
+    tallies = list_tallies(tables)
+    known = {
+        (*tallies[tally], number): f"{count} rows, {folded & (1 << 64) - 1:016x}"
+        for tally, number, _, count, folded in answer
+        if tallies[tally][1] == CONTENT
+    }
+    return {
+        table: {partition: known[table, CONTENT, read_number(partition)] for partition in found}
+        for table, found in partitions.items()
+    }
+
+
+def read_number(partition: str) -> int:
+    """The number of a partition, from its path; 0 where no date part is in it."""
+    parts = dict(part.split("=") for part in partition.split("/") if part)
+    dated = [int(parts[name]) for name in parts if name in DATE_PARTS]
+    return functools.reduce(lambda number, part: number * PLACES + part, dated, 0)
 
 
 def check_schema(table: Table, written: StructType) -> None:

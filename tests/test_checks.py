@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import datetime
+from dataclasses import replace
+
 import pytest
 
 import checks
 import etl
-from tables import TABLES
+from tables import TABLES, columns
 from tests.factories import TS, event, log_data, song, song_data
 
 SONGS = [song(), song(song_id="SO2", artist_id="AR2", title="Second")]
@@ -133,3 +136,76 @@ def test_plays_are_counted_by_their_day(sources, sound):
     )
     _, plays_per_day = checks.read_checks(TABLES, answer.collect())
     assert plays_per_day == {"2018-11-01": 2, "2018-11-02": 1}
+
+
+# ---- Fingerprints --------------------------------------------------------------------------------
+
+PARTITIONS = {
+    "songs": ("year=1999", "year=2001/artist_id=AR1", "year=2001/artist_id=AR2"),
+    "artists": ("",),
+    "users": ("",),
+    "time": ("year=2018/month=11",),
+    "songplays": ("year=2018/month=11",),
+}
+
+
+@pytest.fixture(scope="module")
+def two_years(sound):
+    """Sound tables, but that the second song is of another year."""
+    return {**sound, "songs": with_value(sound["songs"], "song_id = 'SO2'", "year", "2001")}
+
+
+def fingerprints(sources, staged):
+    """What tells each partition's rows from others, from an answer that is sound besides."""
+    keys = etl.build_source_keys(*sources)
+    answer = checks.build_checks(TABLES, staged, keys, fingerprints=True).collect()
+    checks.check_counts(checks.read_checks(TABLES, answer)[0])
+    return checks.read_fingerprints(TABLES, answer, PARTITIONS)
+
+
+def test_a_fingerprint_tells_a_partitions_rows_whatever_their_order(sources, two_years):
+    known = fingerprints(sources, two_years)
+    assert {name: known[name][partitions[-1]][:7] for name, partitions in PARTITIONS.items()} == {
+        "songs": "1 rows,",
+        "artists": "2 rows,",
+        "users": "2 rows,",
+        "time": "2 rows,",
+        "songplays": "3 rows,",
+    }
+    assert known["songs"]["year=2001/artist_id=AR1"] == known["songs"]["year=2001/artist_id=AR2"]
+
+    other = {name: frame.orderBy(frame.columns[-1]) for name, frame in two_years.items()}
+    other["songs"] = with_value(other["songs"], "year = 2001", "title", "'Third'")
+    then = fingerprints(sources, other)
+
+    assert then["songs"]["year=1999"] == known["songs"]["year=1999"]
+    assert then["songs"]["year=2001/artist_id=AR1"] != known["songs"]["year=2001/artist_id=AR1"]
+    assert {**then, "songs": ""} == {**known, "songs": ""}
+
+
+def variants(schema):
+    """A row of a schema, and rows like it with one value changed or null, or one moved further."""
+    some = {
+        **{"STRING": ("some", "other"), "DOUBLE": (0.5, 0.25), "INT": (1, 2), "BIGINT": (1, 2)},
+        "TIMESTAMP": [datetime.datetime(2018, 11, 1, 0, 0, 0, n) for n in (1000, 2000)],  # noqa: DTZ001
+    }
+    kinds = list(columns(schema).values())
+    row = [some[kind][0] for kind in kinds]
+    changed = {
+        (*row[:place], value, *row[place + 1 :])
+        for place, kind in enumerate(kinds)
+        for value in (*some[kind], None)
+    }
+    moved = {
+        tuple(row[here] if place == here else None for place in range(len(row)))
+        for here in range(len(row))
+    }
+    return sorted(changed | moved, key=str)
+
+
+@pytest.mark.parametrize("table", TABLES, ids=lambda table: table.name)
+def test_a_fingerprint_is_of_every_value_and_of_where_nulls_are(spark, table):
+    rows = spark.createDataFrame(variants(table.schema), table.schema)
+    content = checks.state_content(replace(table, partition_by=()), 0)
+    hashes = {row.value for row in checks.state(rows, [content]).collect()}
+    assert len(hashes) == rows.count() > 3 * len(rows.columns)
