@@ -40,9 +40,10 @@ from checks import (
     check_schema,
     find_shrinkage,
     read_checks,
+    read_fingerprints,
 )
 from configs import DL_CFG, ConfigError, EtlConfig, load_etl_config
-from publishing import ETL, REJECTS, REPORTS, Lock, LockedError
+from publishing import ETL, REJECTS, REPORTS, Fingerprints, Lock, LockedError, partition_of
 from report import Report, now, render, tell
 from sources import (
     LOADED,
@@ -254,8 +255,8 @@ def run_job(spark: SparkSession, config: EtlConfig, report: Report) -> None:
                 lambda lines: match_songs(build_log_data(lines), song_data),
             )
             stage_tables(run, song_data, log_data)
-            check_tables(run, song_data, log_data)
-            publish_tables(run)
+            fingerprints = check_tables(run, song_data, log_data)
+            publish_tables(run, fingerprints)
         except BaseException as error:
             report.error = one_line(error)
             with suppress(Py4JError):  # else what runs on would write to what is cleaned up here
@@ -451,14 +452,19 @@ def date_part(name: str) -> Column:
     return parts[name]("start_time").alias(name)
 
 
-def check_tables(run: Run, song_data: DataFrame, log_data: DataFrame) -> None:
-    """Check what was really written; raises DataQualityError with table, rule and count."""
+def check_tables(run: Run, song_data: DataFrame, log_data: DataFrame) -> Fingerprints:
+    """Check what was really written; raises DataQualityError with table, rule and count.
+
+    Returns what tells the rows of a partition from others, where a swap goes by partitions.
+    """
+    by_partition = not run.storage.atomic_rename
     with run.report.stage("checks") as facts:
         files = {table.name: run.storage.files(run.staged(table.name)) for table in TABLES}
         check_schemas(run, files)
         staged = {table.name: read_staged(run, table) for table in run.tables}
         source_keys = build_source_keys(song_data, log_data)
-        answer = build_checks(run.tables, staged, source_keys).collect()
+        checks = build_checks(run.tables, staged, source_keys, fingerprints=by_partition)
+        answer = checks.collect()
         counts, run.report.plays_per_day = read_checks(run.tables, answer)
         check_counts(counts)
         facts.append(f"{len(counts):,} counts, no rule broken")
@@ -466,11 +472,13 @@ def check_tables(run: Run, song_data: DataFrame, log_data: DataFrame) -> None:
     for name, sizes in files.items():
         run.report.tables[name] = {
             "rows": counts[name, ROWS],
-            "partitions": len({file.rpartition("/")[0] for file in sizes}),
+            "partitions": len(set(map(partition_of, sizes))),
             "files": len(sizes),
             "bytes": sum(sizes.values()),
         }
     warn_of_shrinkage(run)
+    partitions = {name: map(partition_of, sizes) for name, sizes in files.items()}
+    return read_fingerprints(run.tables, answer, partitions) if by_partition else {}
 
 
 def build_source_keys(song_data: DataFrame, log_data: DataFrame) -> dict[str, DataFrame]:
@@ -521,13 +529,17 @@ def warn_of_shrinkage(run: Run) -> None:
             return
 
 
-def publish_tables(run: Run) -> None:
+def publish_tables(run: Run, fingerprints: Fingerprints) -> None:
     """Commit the staged tables and swap them in; once committed, a run can only be finished."""
     with run.report.stage("commit"):
-        plan = publishing.build_plan(run.storage, run.report.run, [t.name for t in TABLES])
+        names = [table.name for table in TABLES]
+        plan, contents = publishing.build_plan(run.storage, run.report.run, names, fingerprints)
         publishing.commit(run.storage, run.lock, plan)
-    with run.report.stage("swap"):
+    with run.report.stage("swap") as facts:
         publishing.swap(run.storage, run.lock, plan)
+        publishing.write_contents(run.storage, contents)
+        if fingerprints:
+            facts.append(publishing.tell_unchanged(plan, contents))
     run.report.status = "published"
     write_report(run.storage, run.report)
     publishing.drop_staging(run.storage, run.report.run)

@@ -20,6 +20,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 from storage import MissingError, Storage, StorageError
 
@@ -27,6 +28,7 @@ ETL = "_etl"  # hidden from every reader: engines pass over names that begin wit
 LOCK = f"{ETL}/LOCK"
 REPORTS = f"{ETL}/reports"
 REJECTS = f"{ETL}/rejects"
+PUBLISHED = f"{ETL}/published.json"
 KEPT = ("reports", "rejects")  # the folders in _etl that are no run's staging area
 
 
@@ -192,6 +194,10 @@ def _processes() -> str:
 
 # ---- Plan, commit, swap -------------------------------------------------------------------------
 
+Fingerprints = Mapping[str, Mapping[str, str]]  # table -> partition -> what tells its rows
+Content = Mapping[str, Any]  # of a partition: its fingerprint as rows, its files with their bytes
+Contents = Mapping[str, Mapping[str, Content]]  # table -> partition -> content
+
 
 @dataclass(frozen=True)
 class TablePlan:
@@ -219,7 +225,12 @@ class Plan:
 
 
 def build_table_plan(
-    name: str, staged: Collection[str], published: Collection[str], *, atomic_rename: bool
+    name: str,
+    staged: Collection[str],
+    published: Collection[str],
+    *,
+    unchanged: Collection[str],
+    atomic_rename: bool,
 ) -> TablePlan:
     """The swap of one table, as a whole where that is one step, else partition by partition.
 
@@ -228,11 +239,18 @@ def build_table_plan(
     new, old = _by_partition(staged), _by_partition(published)
     if atomic_rename or _layout(new) != _layout(old):
         return TablePlan(name, {"": sorted(staged)}, ())
-    return TablePlan(name, new, sorted(set(old) - set(new)))
+    put = {partition: files for partition, files in new.items() if partition not in unchanged}
+    return TablePlan(name, put, sorted(set(old) - set(new)))
 
 
-def build_plan(storage: Storage, run: str, tables: Sequence[str]) -> Plan:
-    """The plan that puts a run's staged tables in the place of the published ones."""
+def build_plan(
+    storage: Storage, run: str, tables: Sequence[str], fingerprints: Fingerprints
+) -> tuple[Plan, Contents]:
+    """The plan that puts a run's staged tables in the place of the published ones.
+
+    With it comes what the published partitions hold once it is carried out. It leaves alone those
+    that hold the staged rows already, as far as there are fingerprints to tell them by.
+    """
     staged = {table: storage.files(staged_path(run, table)) for table in tables}
     for table, files in staged.items():
         if not files:
@@ -240,15 +258,18 @@ def build_plan(storage: Storage, run: str, tables: Sequence[str]) -> Plan:
                 f"nothing is staged in {storage.path(staged_path(run, table))}: another process "
                 "has removed it, and an empty table is not published"
             )
-    return Plan(
-        run,
-        [
+    known = read_contents(storage) if fingerprints else {}
+    planned, contents = [], {}
+    for table, new in staged.items():
+        old, rows = storage.files(table), fingerprints.get(table, {})
+        unchanged = find_unchanged(new, old, rows, known.get(table, {}))
+        contents[table] = {**describe(new, rows), **unchanged}
+        planned.append(
             build_table_plan(
-                table, files, storage.files(table), atomic_rename=storage.atomic_rename
+                table, new, old, unchanged=unchanged, atomic_rename=storage.atomic_rename
             )
-            for table, files in staged.items()
-        ],
-    )
+        )
+    return Plan(run, [table for table in planned if table.put]), contents
 
 
 def commit(storage: Storage, lock: Lock, plan: Plan) -> None:
@@ -337,6 +358,65 @@ def retire(storage: Storage, run: str, path: str) -> None:
         storage.rename(path, f"{ETL}/{run}/retired/{aside}/{path}")
 
 
+# ---- What is published already: only S3 is asked, where a swap takes seconds --------------------
+
+
+def find_unchanged(
+    staged: Mapping[str, int],
+    published: Mapping[str, int],
+    fingerprints: Mapping[str, str],
+    known: Mapping[str, Content],
+) -> dict[str, Content]:
+    """The published partitions that hold the staged rows, in as many and as large files.
+
+    What is known of a partition counts only while its files are still those that it is known of.
+    """
+    new, old = describe(staged, fingerprints), describe(published, fingerprints)
+    unchanged = {
+        partition: content
+        for partition, content in old.items()
+        if content == known.get(partition) and _sizes(content) == _sizes(new.get(partition, {}))
+    }
+    # By the files that it puts in place recovery tells a plan to finish from one that is outdated:
+    # a plan that removes a partition has to put one.
+    if unchanged.keys() == new.keys() and not _by_partition(published).keys() <= new.keys():
+        return dict(list(unchanged.items())[1:])
+    return unchanged
+
+
+def tell_unchanged(plan: Plan, contents: Contents) -> str:
+    """How many partitions a plan leaves alone, of how many."""
+    put = [len(contents[table.name] if "" in table.put else table.put) for table in plan.tables]
+    total = sum(map(len, contents.values()))
+    return f"{total - sum(put):,} of {total:,} partitions were up to date"
+
+
+def describe(files: Mapping[str, int], fingerprints: Mapping[str, str]) -> dict[str, Content]:
+    """What each partition holds: the fingerprint of its rows, and its files with their bytes."""
+    contents: dict[str, Content] = {
+        partition: {"rows": rows, "files": {}} for partition, rows in fingerprints.items()
+    }
+    for file, size in files.items():
+        if partition_of(file) in contents:
+            contents[partition_of(file)]["files"][file] = size
+    return {partition: content for partition, content in contents.items() if content["files"]}
+
+
+def read_contents(storage: Storage) -> Contents:
+    """What the last run has published, as it noted; nothing where that is missing or damaged."""
+    try:
+        tables = json.loads(storage.read(PUBLISHED))
+        return {table: dict(partitions) for table, partitions in tables.items()}
+    except (MissingError, ValueError, TypeError, AttributeError):
+        return {}
+
+
+def write_contents(storage: Storage, contents: Contents) -> None:
+    """Note what is published now; what is not noted, or not any more true, is swapped next time."""
+    if any(contents.values()):
+        storage.write(PUBLISHED, json.dumps(contents))
+
+
 # ---- After a run that broke off -----------------------------------------------------------------
 
 
@@ -360,7 +440,8 @@ def finish(storage: Storage, lock: Lock, plan: Plan) -> str:
         & {*storage.files(table.name), *storage.files(staged_path(plan.run, table.name))}
         for table in plan.tables
     )
-    if not any(found):  # a later run has replaced it all, and only the plan's removal had failed
+    if plan.tables and not any(found):
+        # A later run has replaced it all, and only the plan's removal had failed.
         return f"dropped the plan of run {plan.run}: none of its files is left"
     swap(storage, lock, plan)
     return f"finished the swap of run {plan.run}, which had broken off after its commit"
@@ -427,12 +508,20 @@ def new_run() -> str:
     return f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
 
 
+def partition_of(file: str) -> str:
+    """The partition that a file of a table is in, such as year=2018/month=11; '' if in none."""
+    return file.rpartition("/")[0]
+
+
 def _by_partition(files: Collection[str]) -> dict[str, list[str]]:
     partitions: dict[str, list[str]] = {}
     for file in sorted(files):
-        folder, _, name = file.rpartition("/")
-        partitions.setdefault(folder, []).append(name)
+        partitions.setdefault(partition_of(file), []).append(file.rpartition("/")[2])
     return partitions
+
+
+def _sizes(content: Mapping[str, Any]) -> list[int]:
+    return sorted(content.get("files", {}).values())
 
 
 def _by_unit(files: Collection[str], table: TablePlan) -> dict[str, set[str]]:

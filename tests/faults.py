@@ -133,6 +133,17 @@ def copy_half(source: Path, target: Path) -> None:
 # ---- A small lake --------------------------------------------------------------------------------
 
 
+LEFT = {"reports", "rejects", "published.json"}
+
+
+def fingerprints(rows: Lake) -> dict[str, dict[str, str]]:
+    """What tells the rows of each folder from others."""
+    return {
+        table: {folder: str(sorted(rows)) for folder, rows in folders.items()}
+        for table, folders in rows.items()
+    }
+
+
 def lake_rows(version: str, **folders: Mapping[str, int]) -> dict[str, dict[str, list[str]]]:
     """All five tables; a folder has so many rows, and a table that is not named has one row."""
     return {
@@ -165,6 +176,13 @@ class SmallLake:
                 for number, row in enumerate(rows):
                     (path / f"part-{number:05}-{run}.parquet").write_text(row)
 
+    def note_contents(self, rows: Lake) -> None:
+        """Note what is published as a run that had published it would."""
+        published = {table: self.storage().files(table) for table in TABLES}
+        rows = fingerprints(rows)
+        contents = {table: publishing.describe(published[table], rows[table]) for table in TABLES}
+        publishing.write_contents(self.storage(), contents)
+
     def texts(self, below: str) -> dict[str, str]:
         """All that a reader finds below a folder: path -> text; names with _ or . are hidden."""
         start = self.folder / below
@@ -193,8 +211,8 @@ class SmallLake:
         return [json.loads(path.read_text()) for path in paths]
 
     def leftovers(self) -> set[str]:
-        """What is in _etl beside reports and rejects."""
-        return {path.name for path in self.folder.glob("_etl/[!.]*")} - {"reports", "rejects"}
+        """What is in _etl beside what a run leaves there."""
+        return {path.name for path in self.folder.glob("_etl/[!.]*")} - LEFT
 
     def lock_is_torn(self) -> bool:
         """Whether LOCK is there and names no one: its writer died in the middle of it."""
@@ -225,7 +243,7 @@ class SmallLake:
             "set_what_results_depend_on": lambda *_: None,
             "read_source": lambda *_: None,
             "stage_tables": lambda run, *_: self.put(run.staged(""), rows, run.report.run),
-            "check_tables": lambda *_: None,
+            "check_tables": lambda *_: {} if self.atomic_rename else fingerprints(rows),
         }
         settle = dict.fromkeys(publishing.SETTLE_SECONDS, 0)
         with (
@@ -265,6 +283,8 @@ def assert_nothing_lost(lake: SmallLake, old: Lake, new: Lake, *, inside: bool =
         return
     (plan,) = plans
     staged = lake.tables(f"_etl/{plan['run']}")
+    for table in set(TABLES) - {planned["name"] for planned in plan["tables"]}:
+        assert found[table] == old[table] == new[table]
     for planned in plan["tables"]:
         table = planned["name"]
         units = [""] if "" in planned["put"] else sorted({*old[table], *new[table]})

@@ -20,7 +20,7 @@ from werkzeug.serving import make_server
 
 import publishing
 from storage import Storage
-from tests.faults import SmallLake
+from tests.faults import LEFT, SmallLake
 from tests.s3 import DUMMY_KEY, s3_settings
 
 BUCKET = "lake"
@@ -206,8 +206,8 @@ class S3Lake(SmallLake):
         return [json.loads(self.text(f"_etl/{key}")) for key in keys]
 
     def leftovers(self):
-        """What is in _etl beside reports and rejects."""
-        return {key.split("/")[0] for key in self.keys("_etl")} - {"reports", "rejects"}
+        """What is in _etl beside what a run leaves there."""
+        return {key.split("/")[0] for key in self.keys("_etl")} - LEFT
 
     def drop_lock(self):
         """Delete LOCK, as one who knows that its run is dead."""

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 import etl
+import publishing
+from storage import Disk
 from tables import TABLES
 from tests.factories import TS, event, read_lake, read_report, song, write_input
 
@@ -173,6 +175,29 @@ def test_partitions_and_rows_that_the_input_no_longer_has_go(spark, tmp_path):
     assert not (tmp_path / "lake" / "songplays" / "year=2018" / "month=12").exists()
     assert not (tmp_path / "lake" / "songs" / "year=0").exists()
     assert len(read_lake(spark, tmp_path / "lake")["artists"]) == 1
+
+
+def test_where_files_cannot_be_renamed_only_partitions_with_other_rows_are_replaced(
+    spark, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(Disk, "atomic_rename", False)
+    monkeypatch.setitem(publishing.SETTLE_SECONDS, False, 0)
+    lake = tmp_path / "lake"
+    assert etl.main(write_input(tmp_path, SONGS, EVENTS)) == 0
+    first = {path.relative_to(lake).as_posix() for path in lake.rglob("*.parquet")}
+    renamed = [SONGS[0], {**SONGS[1], "title": "Third"}]
+    later = event(ts=TS + 31 * DAY, song="Third")
+    flags = write_input(tmp_path, renamed, [*EVENTS, later])
+
+    assert etl.main(flags) == 0
+
+    assert "5 of 8 partitions were up to date" in capsys.readouterr().err
+    kept = {file for file in first if (lake / file).exists()}
+    assert {file.rpartition("/")[0] for file in first - kept} == {
+        *("songs/year=0", "time/year=2018/month=12", "songplays/year=2018/month=12")
+    }
+    assert etl.main([*flags, f"--output={tmp_path}/anew"]) == 0
+    assert read_lake(spark, lake) == read_lake(spark, tmp_path / "anew")
 
 
 def test_songs_can_be_partitioned_by_year_and_artist(spark, tmp_path):

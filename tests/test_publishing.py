@@ -38,6 +38,7 @@ MONTHS = {"year=2018/month=11": 1, "year=2018/month=12": 1}
 ARTISTS = {"year=1999/artist_id=AR1": 1, "year=2001/artist_id=AR2": 1}
 EMPTY = {table: {} for table in TABLES}
 
+MIXED = lake_rows("old", songs={"year=1999": 2, "year=2001": 1}, songplays=MONTHS)
 SCENARIOS = {  # the tables before and after
     "first publish": (EMPTY, lake_rows("new", songs=YEARS, songplays={"year=2018/month=11": 2})),
     "replaced and added partitions": (
@@ -55,6 +56,15 @@ SCENARIOS = {  # the tables before and after
     "by year and artist, then by year": (
         lake_rows("old", songs=ARTISTS),
         lake_rows("new", songs=YEARS),
+    ),
+    "some partitions as they were": (
+        MIXED,
+        {
+            **MIXED,
+            "songs": {**MIXED["songs"], "year=2001": ["new"]},
+            "users": {"": ["new"]},
+            "songplays": {"year=2018/month=11": MIXED["songplays"]["year=2018/month=11"]},
+        },
     ),
     "no partitions, several files": (
         lake_rows("old", users={"": 3}),
@@ -79,6 +89,8 @@ def new_lake(tmp_path):
     def make(rows, store):
         lake = SmallLake(tmp_path / f"lake{next(numbers)}", STORES[store])
         lake.put("", rows, "old")
+        if not lake.atomic_rename:
+            lake.note_contents(rows)
         return lake
 
     return make
@@ -388,18 +400,115 @@ def test_only_the_latest_reports_and_rejects_are_kept(lake):
     assert lake.storage().files("_etl/reports").keys() == {"3.json"}
 
 
+# ---- What is published already -------------------------------------------------------------------
+
+SAME, CHANGED = SCENARIOS["some partitions as they were"]
+
+
+@pytest.fixture
+def copying_lake(new_lake):
+    """A small lake on a store that cannot rename, published by a run that noted what it holds."""
+    lake = new_lake(EMPTY, "with a rename that copies")
+    lake.publish(SAME)
+    return lake
+
+
+def changes_of(lake, new):
+    """Which folders of tables a run moves files into or deletes."""
+    told = []
+    lake.publish(new, Fault(before=told.append))
+    found = (re.fullmatch(r"(?:rename \S+ to|delete) ([a-z]+(?:/\S+)?)", what) for what in told)
+    return {match[1] for match in found if match} - {publishing.LOCK}
+
+
+def published_files(lake):
+    return {path for path in lake.texts("") if not path.startswith("_")}
+
+
+def test_a_run_with_the_same_rows_leaves_every_published_file_alone(copying_lake):
+    files = published_files(copying_lake)
+    for _ in range(2):
+        assert changes_of(copying_lake, SAME) == set()
+        assert published_files(copying_lake) == files
+    assert copying_lake.tables() == SAME
+
+
+def test_only_what_holds_other_rows_is_replaced_and_that_is_known_the_next_time(copying_lake):
+    assert changes_of(copying_lake, CHANGED) == {
+        *("songs/year=2001", "users"),
+        # One goes, and then another has to be put.
+        *("songplays/year=2018/month=11", "songplays/year=2018/month=12"),
+    }
+    assert changes_of(copying_lake, CHANGED) == set()
+    assert copying_lake.tables() == CHANGED
+
+
+@pytest.mark.parametrize("damage", ["renamed", "one more", "gone", "half"])
+def test_a_partition_whose_files_are_not_those_that_were_published_is_replaced(
+    copying_lake, damage
+):
+    first, second = sorted((copying_lake.folder / "songs/year=1999").iterdir())
+    if damage == "renamed":
+        first.rename(first.with_name("other.parquet"))
+    elif damage == "one more":
+        first.with_name("other.parquet").write_text("foreign")
+    elif damage == "gone":
+        second.unlink()
+    else:
+        second.write_text("old")
+    assert changes_of(copying_lake, SAME) == {"songs/year=1999"}
+    assert copying_lake.tables() == SAME
+
+
+def test_equal_rows_in_files_of_other_sizes_replace_the_old_ones(copying_lake):
+    put = copying_lake.put
+
+    def compress(below, lake, run):
+        put(below, {**lake, "users": {"": ["smaller"]}}, run)
+
+    copying_lake.put = compress
+    assert changes_of(copying_lake, SAME) == {"users"}
+
+
+@pytest.mark.parametrize("note", ["", "[]", "{}", '{"songs": 1}', '{"songs": {"year=1999": []}}'])
+def test_a_note_of_what_is_published_that_makes_no_sense_is_as_good_as_none(copying_lake, note):
+    copying_lake.storage().write(publishing.PUBLISHED, note)
+    assert "songs/year=1999" in changes_of(copying_lake, SAME)
+    assert changes_of(copying_lake, SAME) == set()
+
+
+def test_a_disk_needs_no_note_of_what_is_published(lake):
+    lake.publish(NEW)
+    assert not lake.storage().exists(publishing.PUBLISHED)
+
+
+def test_how_much_is_left_alone_is_told():
+    contents = {"songs": {"a": {}, "b": {}, "c": {}}, "time": {"a": {}, "b": {}}, "users": {"": {}}}
+    some = publishing.TablePlan("songs", {"a": []}, ())
+    whole = publishing.TablePlan("time", {"": []}, ())
+    told = publishing.tell_unchanged(publishing.Plan("run", [some, whole]), contents)
+    assert told == "3 of 6 partitions were up to date"
+
+
 # ---- Any sequence of runs ------------------------------------------------------------------------
 
 
-def random_lake(random, version):
-    """Five tables with one to three folders of one to three rows in one of several layouts."""
+def random_lake(random, version, before=EMPTY):
+    """Five tables with one to three folders of one to three rows in one of several layouts.
+
+    Some folders of the lake before have the same rows again.
+    """
     layouts = ("", "year={}", "year={}/artist_id=AR{}")
     folders = {}
     for table in TABLES:
         layout = random.choice(layouts)
         names = {layout.format(*random.choices("123", k=2)) for _ in range(3)}
         folders[table] = {name: random.randint(1, 3) for name in names}
-    return lake_rows(version, **folders)
+    lake = lake_rows(version, **folders)
+    for table in TABLES:
+        same = [name for name in sorted(before[table]) if random.random() < 0.5]
+        lake[table].update((name, before[table][name]) for name in same if name in lake[table])
+    return lake
 
 
 @pytest.mark.parametrize("store", STORES)
@@ -411,7 +520,7 @@ def test_any_sequence_of_runs_ends_with_the_tables_of_the_last_that_committed(
     lake, expected = new_lake(EMPTY, store), EMPTY
     before = expected
     for number in range(6):
-        new = random_lake(chance, f"run{number}")
+        new = random_lake(chance, f"run{number}", expected)
         publish_until_fault(lake, new, Fault(chance.randint(1, 60), chance.choice(KINDS)))
         this_run = f"20260101T{lake.runs:06}Z-000000"
         if lake.tables() == new or [plan["run"] for plan in lake.plans()] == [this_run]:

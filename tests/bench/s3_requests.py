@@ -88,11 +88,12 @@ def empty_bucket(endpoint: str) -> None:
             s3.delete_object(Bucket=BUCKET, Key=found["Key"])
 
 
-def put_input(endpoint: str, songs: int, years: int) -> None:
+def put_input(endpoint: str, songs: int, years: int, title: str) -> None:
     """Song files, each in a folder of its own, and one file of the log."""
     s3 = client(endpoint)
     for n in range(songs):
-        record = song(song_id=f"SO{n:05}", artist_id=f"AR{n:05}", year=1950 + n % years)
+        ids = {"song_id": f"SO{n:05}", "artist_id": f"AR{n:05}"}
+        record = song(title=title, year=1950 + n % years, **ids)
         key = f"song_data/{n // 100}/{n % 100}/TR{n}.json"
         s3.put_object(Bucket=BUCKET, Key=key, Body=json.dumps(record).encode())
     lines = "\n".join(json.dumps(event(itemInSession=n)) for n in range(100))
@@ -109,11 +110,14 @@ for flags in sys.stdin:
 
 @dataclass(frozen=True)
 class Asked:
-    """How to run the job: on how many files, few and many, how often, and on what kind of S3."""
+    """How to run the job: on how many files, few and many, and on what kind of S3.
+
+    It runs once for each title that all songs have, on the lake that the run before has left.
+    """
 
     songs: Sequence[int]
     years: Sequence[int]
-    runs: int = 1
+    titles: Sequence[str] = ("First",)
     committer: str = "default"
     delay: float = 0.0
     settings: dict[str, str] = field(default_factory=dict)
@@ -122,12 +126,12 @@ class Asked:
 def measure(asked: Asked) -> list[list[dict[str, object]]]:
     """What each run asked and wrote, on few files and on many, and its seconds by stage."""
     s3 = CountingS3(asked.delay)
-    measured = [[] for _ in range(asked.runs)]
+    measured = [[] for _ in asked.titles]
     with served(s3) as endpoint, waiting_job(endpoint, asked) as job:
         for songs, years in zip(asked.songs, asked.years, strict=True):
             empty_bucket(endpoint)
-            put_input(endpoint, songs, years)
-            for runs in measured:
+            for runs, title in zip(measured, asked.titles, strict=True):
+                put_input(endpoint, songs, years, title)
                 report = run_job(job, s3, endpoint)
                 files = sum(table["files"] for table in report["tables"].values())
                 runs.append({"songs": songs, "files": files, "counts": s3.counts, "report": report})
@@ -210,14 +214,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--songs", nargs=2, type=int, default=(40, 400))
     parser.add_argument("--years", nargs=2, type=int, default=(10, 60))
-    parser.add_argument("--runs", type=int, default=1, help="of which the last one is counted")
+    parser.add_argument(
+        "--titles", nargs="+", default=["First"], help="of all songs, a run each; the last counts"
+    )
     parser.add_argument("--committer", choices=("default", "magic"), default="default")
     parser.add_argument("--delay", type=float, default=0.0, help="seconds for each request")
     parser.add_argument("--conf", nargs="*", default=[], help="Spark settings, as name=value")
     given = parser.parse_args()
     settings = dict(pair.split("=", 1) for pair in given.conf)
     few, many = measure(
-        Asked(given.songs, given.years, given.runs, given.committer, given.delay, settings)
+        Asked(given.songs, given.years, given.titles, given.committer, given.delay, settings)
     )[-1]
     for run in (few, many):
         seconds = run["report"]["seconds"]
