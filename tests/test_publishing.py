@@ -443,6 +443,21 @@ def test_only_what_holds_other_rows_is_replaced_and_that_is_known_the_next_time(
     assert copying_lake.tables() == CHANGED
 
 
+def test_a_run_that_had_nothing_to_replace_and_was_killed_is_finished(copying_lake, capsys):
+    def die(what):
+        if re.match("write _etl/published.json", what):
+            raise Killed
+
+    with pytest.raises(Killed):
+        copying_lake.publish(SAME, Fault(before=die))
+    assert copying_lake.plans()[0]["tables"] == []
+    copying_lake.let_lock_lapse()
+    copying_lake.recover()
+    assert "finished the swap of run" in capsys.readouterr().err
+    assert copying_lake.tables() == SAME
+    assert not copying_lake.leftovers()
+
+
 @pytest.mark.parametrize("damage", ["renamed", "one more", "gone", "half"])
 def test_a_partition_whose_files_are_not_those_that_were_published_is_replaced(
     copying_lake, damage
