@@ -358,7 +358,7 @@ def retire(storage: Storage, run: str, path: str) -> None:
         storage.rename(path, f"{ETL}/{run}/retired/{aside}/{path}")
 
 
-# ---- What is published already: only S3 is asked, where a swap takes seconds --------------------
+# ---- What is published already, and can stay ----------------------------------------------------
 
 
 def find_unchanged(
