@@ -635,8 +635,6 @@ def set_what_suits(spark: SparkSession, *, one_machine: bool) -> None:
     if one_machine:  # few shuffle partitions, small files packed tightly: a cluster would suffer
         settings["spark.sql.shuffle.partitions"] = 4 * spark.sparkContext.defaultParallelism
         settings["spark.sql.files.openCostInBytes"] = 16_384
-        # A table by year has some 70 folders: above 32 Spark would start a job to list them.
-        settings["spark.sql.sources.parallelPartitionDiscovery.threshold"] = 100
     for name, value in settings.items():
         if not spark.sparkContext.getConf().contains(name):  # what was asked for stands
             spark.conf.set(name, value)
