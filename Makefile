@@ -14,7 +14,7 @@ help: ## list the targets
 
 demo: $(VENV)/.ready ## run the job on the sample data and show the tables it makes
 	@sh data/unpack-local.sh
-	@$(RUN) python etl.py --show 3 && python report_page.py
+	@$(RUN) python etl.py --show 3 && python -m exploration.report_page
 
 demo-aws: $(VENV)/.ready-jars ## tour of the four AWS scripts on an emulated AWS: no account, no cost
 	@$(RUN) python -m tests.demo_aws
@@ -36,7 +36,7 @@ notebook: $(VENV)/.ready-dev ## open the notebooks on the lake that make demo ma
 	@$(RUN) jupyter lab exploration
 
 sql: $(VENV)/.ready ## write sql/ anew from tables.py, after a change there
-	@$(RUN) python redshift.py
+	@$(RUN) python -m aws.redshift_sql
 
 zip: ## pack the project, without keys, environment and output, as dist/sparkify-data-lake.zip
 	@mkdir -p dist && python3 tests/make_zip.py dist/sparkify-data-lake.zip

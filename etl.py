@@ -3,8 +3,8 @@
 It runs as `python etl.py` on a laptop and as `spark-submit etl.py` on a cluster, on Spark 3.5 and
 4.0 and Python 3.9 and later. From top to bottom: how each table is built, how the tables are
 staged, checked and published, and how a run starts and ends. What the tables are stands in
-tables.py, how a line of input is judged in sources.py, and how staged tables replace published
-ones in publishing.py.
+lake/tables.py, how a line of input is judged in lake/sources.py, and how staged tables replace
+published ones in lake/publishing.py.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ from pyspark.errors import PySparkException
 from pyspark.sql import Column, DataFrame, DataFrameWriter, SparkSession, Window
 from pyspark.sql import functions as F
 
-import publishing
-from checks import (
+from configs import DL_CFG, ConfigError, EtlConfig, load_etl_config
+from lake import publishing
+from lake.checks import (
     MATCHED,
     ROWS,
     Counts,
@@ -42,10 +43,9 @@ from checks import (
     read_checks,
     read_fingerprints,
 )
-from configs import DL_CFG, ConfigError, EtlConfig, load_etl_config
-from publishing import ETL, REJECTS, REPORTS, Fingerprints, Lock, LockedError, partition_of
-from report import Report, now, render, tell
-from sources import (
+from lake.publishing import ETL, REJECTS, REPORTS, Fingerprints, Lock, LockedError, partition_of
+from lake.report import Report, now, render, tell
+from lake.sources import (
     LOADED,
     SourceError,
     build_account,
@@ -60,8 +60,8 @@ from sources import (
     read_song_files,
     rejected,
 )
-from storage import Storage, StorageError, open_storage
-from tables import (
+from lake.storage import Storage, StorageError, open_storage
+from lake.tables import (
     ARTISTS,
     SONGPLAYS,
     SONGS,
@@ -597,7 +597,7 @@ def create_session(config: EtlConfig | None = None) -> SparkSession:
     builder = SparkSession.builder.appName("sparkify-etl")
     if "PYSPARK_GATEWAY_PORT" not in os.environ:
         os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
-        log4j2 = Path(__file__).with_name("log4j2.properties").as_uri()
+        log4j2 = Path(__file__).with_name("lake").joinpath("log4j2.properties").as_uri()
         builder = (
             builder.config(
                 "spark.driver.extraJavaOptions",

@@ -21,7 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 import aws
-from aws_prices import PriceList, dollars
+from aws.prices import PriceList, dollars
 
 if TYPE_CHECKING:
     from mypy_boto3_emr import EMRClient

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 from botocore.exceptions import ClientError
 
 import aws
-import aws_prices
-import aws_setup
-from aws_requests import MANAGED_TAG, build_cluster_request
+from aws import account as aws_setup
+from aws import prices as aws_prices
+from aws.requests import MANAGED_TAG, build_cluster_request
 from configs import EmrConfig, load_etl_config
 
 if TYPE_CHECKING:

@@ -15,10 +15,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import aws
-from catalog import find_changes
+from aws.catalog import find_changes
+from aws.redshift_sql import Script, build_scripts, build_values
 from configs import RedshiftConfig, load_catalog_config, load_redshift_config
 from iac_publish_catalog import add_flags, given_flags
-from redshift import Script, build_scripts, build_values
 
 if TYPE_CHECKING:
     import boto3

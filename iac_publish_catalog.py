@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import aws
-from catalog import TableChange, publish_catalog
+from aws.catalog import TableChange, publish_catalog
 from configs import DL_CFG, KEYS_CFG, load_catalog_config
 
 if TYPE_CHECKING:

@@ -24,11 +24,11 @@ from botocore.exceptions import BotoCoreError, ClientError
 import aws
 import iac_create
 import iac_terminate
-from catalog import publish_catalog
-from configs import ConfigError, load_catalog_config, load_etl_config
-from iac_publish_catalog import describe as describe_change
-from job_code import (
-    JOB,
+from aws.catalog import publish_catalog
+from aws.code import (
+    MODULES,
+    ROOT,
+    SCRIPT,
     Code,
     check_paths,
     load_job_config,
@@ -37,7 +37,9 @@ from job_code import (
     refuse_secrets,
     upload,
 )
-from step_logs import Cause, find_cause
+from aws.logs import Cause, find_cause
+from configs import ConfigError, load_catalog_config, load_etl_config
+from iac_publish_catalog import describe as describe_change
 
 if TYPE_CHECKING:
     import boto3
@@ -103,7 +105,7 @@ def submit(argv: Sequence[str] | None) -> int:
     args = parse_args(arguments)
     config = aws.load_config(args, required=("code_uri",))
     check_paths(load_job_config(args.config, args.job_args))
-    code = read_code(JOB, args.config, str(config.code_uri))
+    code = read_code(ROOT, args.config, str(config.code_uri))
     step = build_step(code, config, args)
     if args.dry_run:
         print(json.dumps({"upload": sorted(object_uris(code)), "step": step}, indent=2))
@@ -158,15 +160,14 @@ def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
 def build_step(code: Code, config: EmrConfig, args: argparse.Namespace) -> StepConfigTypeDef:
     """The step as AddJobFlowSteps takes it; its name and its paths tell the code's version."""
     name = f"{config.cluster_name} etl {code.digest}"
-    modules = sorted(name for name in code.files if name.endswith(".py") and name != JOB.name)
     settings = {**config.spark, **job_environment(os.environ)}
-    given = [*split_args(args.spark_args), f"{code.uri}/{JOB.name}", "--config", "dl.cfg"]
+    given = [*split_args(args.spark_args), f"{code.uri}/{SCRIPT}", "--config", "dl.cfg"]
     given += args.job_args
     settings[TAG] = name_run(json.dumps([settings, given]))
     return command_step(
         name,
         *("spark-submit", "--deploy-mode", "cluster", "--name", name),
-        *("--py-files", ",".join(f"{code.uri}/{module}" for module in modules)),
+        *("--py-files", ",".join(f"{code.uri}/{module}" for module in MODULES)),
         *("--files", f"{code.uri}/dl.cfg"),
         *[part for key, value in settings.items() for part in ("--conf", f"{key}={value}")],
         *given,

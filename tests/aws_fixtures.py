@@ -12,7 +12,7 @@ import botocore.loaders
 import pytest
 
 import aws
-import aws_setup
+from aws import account as aws_setup
 from configs import DL_CFG, load_emr_config, load_etl_config
 from tests.emr_emulator import EmrEmulator
 

@@ -6,7 +6,7 @@ import datetime
 import json
 
 import etl
-from sources import build_log_data, build_song_data
+from lake.sources import build_log_data, build_song_data
 
 TS = 1_541_105_830_796  # 2018-11-01 20:57:10.796 UTC, a Thursday
 

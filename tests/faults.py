@@ -19,9 +19,9 @@ from types import SimpleNamespace
 from unittest import mock
 
 import etl
-import publishing
-from report import Report
-from storage import Disk, Storage, StorageError
+from lake import publishing
+from lake.report import Report
+from lake.storage import Disk, Storage, StorageError
 
 Folders = Mapping[str, list[str]]  # folder relative to a table -> the rows in it
 Lake = Mapping[str, Folders]  # table -> its folders

@@ -9,9 +9,9 @@ import duckdb
 
 import etl
 from configs import load_etl_config
-from publishing import new_run
-from report import Report
-from tables import SONGPLAYS, TABLES, TIME, columns
+from lake.publishing import new_run
+from lake.report import Report
+from lake.tables import SONGPLAYS, TABLES, TIME, columns
 
 DATA = Path(etl.__file__).parent / "data"
 DUCKDB_TYPES = {

@@ -22,8 +22,8 @@ OTHERS = {
     "Makefile": "the commands: `make help` lists them",
     "data": "the sample data, zipped; the generator that made it; the script that unpacks it",
     "exploration": "two notebooks and the analysts' questions in SQL",
-    "iam-policy.json": "what the laptop user has to be allowed, and no more",
-    "sql": "Redshift's tables and load, generated from `tables.py`",
+    "aws": "what the laptop scripts share",
+    "lake": "what ships to the cluster with etl.py",
     "tests": "the tests, the emulators they run on, and the benchmark",
 }
 

@@ -20,7 +20,7 @@ from typing import Any
 import duckdb
 import sqlglot
 
-from tables import DATE_PARTS, TABLES, columns
+from lake.tables import DATE_PARTS, TABLES, columns
 
 EXTERNAL_SCHEMA = re.compile(
     r"CREATE EXTERNAL SCHEMA IF NOT EXISTS (\w+)\nFROM DATA CATALOG DATABASE '(\w+)'\n"

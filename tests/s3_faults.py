@@ -18,8 +18,8 @@ from pyspark import SparkConf
 from pyspark.java_gateway import launch_gateway
 from werkzeug.serving import make_server
 
-import publishing
-from storage import Storage
+from lake import publishing
+from lake.storage import Storage
 from tests.faults import LEFT, SmallLake
 from tests.s3 import DUMMY_KEY, s3_settings
 

@@ -14,7 +14,7 @@ import signal
 import sys
 
 import etl
-import storage
+from lake import storage
 
 
 def main() -> int:

@@ -15,7 +15,7 @@ from moto.glue.responses import GlueResponse
 
 import iac_publish_catalog
 from aws import AwsError, list_keys
-from catalog import (
+from aws.catalog import (
     TableChange,
     apply_change,
     build_published,
@@ -25,7 +25,7 @@ from catalog import (
     publish_catalog,
 )
 from configs import CatalogConfig, ConfigError, load_catalog_config
-from tables import DATE_PARTS, SONGPLAYS, SONGS, TABLES, columns
+from lake.tables import DATE_PARTS, SONGPLAYS, SONGS, TABLES, columns
 from tests.lake import DUCKDB_TYPES, build_sample_lake, make_rows, write_lake
 
 BUCKET = "my-sparkify-bucket"

@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 from pyspark.sql import functions as F
 
-import checks
 import etl
-from tables import TABLES, columns
+from lake import checks
+from lake.tables import TABLES, columns
 from tests.factories import TS, event, log_data, song, song_data
 
 SONGS = [song(), song(song_id="SO2", artist_id="AR2", title="Second")]

@@ -13,9 +13,9 @@ import pytest
 from botocore.exceptions import EndpointConnectionError, ReadTimeoutError
 
 import aws
-import aws_prices
-import aws_requests
 import iac_create
+from aws import prices as aws_prices
+from aws import requests as aws_requests
 from configs import load_emr_config
 from tests.aws_fixtures import *  # noqa: F403 (fixtures)
 from tests.aws_fixtures import BUCKET, REGION

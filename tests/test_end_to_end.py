@@ -15,7 +15,7 @@ import pytest
 
 import aws
 from iac_submit_etl import Exit
-from tables import TABLES
+from lake.tables import TABLES
 from tests.demo_aws import BUCKET, CREDENTIALS, emulated_account, read_sample, upload_sample
 
 CANARY = "canary/secret+that/must+stay/home+123456"

@@ -1,4 +1,4 @@
-"""iam-policy.json holds exactly what the laptop scripts call; and no secret leaves the laptop."""
+"""aws/iam-policy.json holds what the laptop scripts call; and no secret leaves the laptop."""
 
 from __future__ import annotations
 
@@ -21,11 +21,7 @@ from tests.aws_fixtures import BUCKET
 from tests.emr_emulator import ClusterPlan, StepPlan
 
 ROOT = DL_CFG.parent
-POLICY = json.loads((ROOT / "iam-policy.json").read_text())
-SCRIPTS = (
-    *("iac_create", "iac_submit_etl", "get_cluster_status", "iac_terminate"),
-    *("iac_publish_catalog", "iac_load_redshift"),
-)
+POLICY = json.loads((ROOT / "aws" / "iam-policy.json").read_text())
 PREFIX = {"emr": "elasticmapreduce"}
 # Operations whose action has another name, or that need none.
 ACTIONS = {
@@ -71,20 +67,9 @@ def allowed():
 
 
 def modules():
-    """The scripts and the modules of the project that they import, however indirectly."""
-    found, left = {}, list(SCRIPTS)
-    while left:
-        name = left.pop()
-        path = ROOT / f"{name}.py"
-        if name in found or not path.exists():
-            continue
-        found[name] = ast.parse(path.read_text())
-        for node in ast.walk(found[name]):
-            if isinstance(node, ast.Import):
-                left += [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom):
-                left.append(node.module or "")
-    return found
+    """The syntax trees of all that runs on the laptop."""
+    paths = [*ROOT.glob("iac_*.py"), ROOT / "get_cluster_status.py", *ROOT.glob("aws/*.py")]
+    return [ast.parse(path.read_text()) for path in paths]
 
 
 def service_of(node):
@@ -112,7 +97,7 @@ def actions_in_the_code():
     clients = {name: session.client(name) for name in SERVICES}
     operations = {
         f"{PREFIX.get(service, service)}:{clients[service].meta.method_to_api_mapping[method]}"
-        for tree in modules().values()
+        for tree in modules()
         for service, method in methods_called(tree)
         if method in clients[service].meta.method_to_api_mapping
     }
@@ -261,5 +246,5 @@ def test_the_search_does_find_a_secret_that_leaves(run, emulator, session):
 
 
 def test_keys_cfg_is_never_opened_by_what_ships_to_the_cluster():
-    for path in (ROOT / "etl.py", ROOT / "publishing.py"):
+    for path in (ROOT / "etl.py", *ROOT.glob("lake/*.py")):
         assert "keys.cfg" not in Path(path).read_text()

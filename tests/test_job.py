@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 import etl
-import publishing
-from storage import Disk
-from tables import TABLES
+from lake import publishing
+from lake.storage import Disk
+from lake.tables import TABLES
 from tests.factories import TS, event, read_lake, read_report, song, write_input
 
 ROOT = Path(etl.__file__).parent

@@ -18,9 +18,9 @@ from unittest import mock
 
 import pytest
 
-import publishing
-from publishing import Lock, LockedError
-from storage import Disk, Storage, StorageError, open_storage
+from lake import publishing
+from lake.publishing import Lock, LockedError
+from lake.storage import Disk, Storage, StorageError, open_storage
 from tests.fault_summary import tried
 from tests.faults import (
     KINDS,

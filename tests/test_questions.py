@@ -12,8 +12,8 @@ import pytest
 import sqlglot
 
 import etl
-from report import Report, render
-from tables import TABLES
+from lake.report import Report, render
+from lake.tables import TABLES
 from tests.lake import build_sample_lake, write_lake
 
 QUESTIONS_SQL = Path(etl.__file__).parent / "exploration" / "questions.sql"

@@ -16,7 +16,8 @@ from moto import mock_aws
 from sqlglot import exp
 
 import iac_load_redshift
-from catalog import publish_catalog
+from aws.catalog import publish_catalog
+from aws.redshift_sql import SQL_FOLDER, TEXT_BYTES, build_scripts, build_values
 from configs import (
     PARTITION_CHOICES,
     CatalogConfig,
@@ -24,8 +25,7 @@ from configs import (
     RedshiftConfig,
     load_redshift_config,
 )
-from redshift import SQL_FOLDER, TEXT_BYTES, build_scripts, build_values
-from tables import TABLES, columns
+from lake.tables import TABLES, columns
 from tests.lake import build_sample_lake, make_rows, write_lake
 from tests.postgres import postgres_server
 from tests.redshift_emulator import POSTGRES_TYPES, RedshiftEmulator, lake_source, without_layout

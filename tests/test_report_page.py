@@ -12,11 +12,11 @@ from pathlib import Path
 import duckdb
 import pytest
 
-import report_page
-from report import Report
+from exploration import report_page
+from lake.report import Report
 from tests.lake import build_sample_lake
 
-ROOT = Path(report_page.__file__).parent
+ROOT = Path(report_page.__file__).parents[1]
 TAGS_WITHOUT_END = {"meta"}
 
 
@@ -260,8 +260,8 @@ def test_the_page_forbids_itself_scripts_and_the_network():
 
 
 def run_script(*arguments):
-    script = [sys.executable, str(ROOT / "report_page.py"), *map(str, arguments)]
-    return subprocess.run(script, capture_output=True, text=True, check=False)
+    script = [sys.executable, "-m", "exploration.report_page", *map(str, arguments)]
+    return subprocess.run(script, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
 def test_it_prints_the_path_of_the_latest_runs_page(lake):

@@ -9,7 +9,7 @@ import pytest
 from botocore.validate import validate_parameters
 
 import aws
-from aws_requests import (
+from aws.requests import (
     build_cluster_request,
     build_node_policy,
     build_node_trust,

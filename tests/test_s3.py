@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 import etl
-import publishing
-from publishing import LockedError
-from storage import Storage, StorageError
+from lake import publishing
+from lake.publishing import LockedError
+from lake.storage import Storage, StorageError
 from tests.factories import TS, event, read_lake, song, write_input
 from tests.fault_summary import tried
 from tests.faults import assert_nothing_lost, lake_rows

@@ -9,8 +9,8 @@ from unittest import mock
 import pytest
 
 import etl
-import sources
-from sources import (
+from lake import sources
+from lake.sources import (
     LOADED,
     LOG_SCHEMA,
     SourceError,
@@ -23,7 +23,7 @@ from sources import (
     read_song_files,
     rejected,
 )
-from storage import Storage
+from lake.storage import Storage
 from tests.factories import TS, event, song, text_frame
 
 GOOD = json.dumps(event())

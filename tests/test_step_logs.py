@@ -8,7 +8,7 @@ import boto3
 import pytest
 from moto import mock_aws
 
-from step_logs import (
+from aws.logs import (
     MOST_LINES,
     Cause,
     driver_log_keys,

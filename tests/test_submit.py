@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import re
 import signal
 import subprocess
 import sys
+import zipfile
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from threading import Thread
 
@@ -20,19 +22,19 @@ from botocore.validate import ParamValidator
 
 import aws
 import iac_submit_etl
-from aws_requests import build_cluster_request
-from configs import ConfigError, load_emr_config
-from iac_submit_etl import Exit, build_step, build_stop_step
-from job_code import (
-    JOB,
+from aws.code import (
+    ROOT,
     Code,
+    build_zip,
     check_paths,
-    imported,
     load_job_config,
     read_code,
     refuse_secrets,
 )
-from tables import TABLES
+from aws.requests import build_cluster_request
+from configs import ConfigError, load_emr_config
+from iac_submit_etl import Exit, build_step, build_stop_step
+from lake.tables import TABLES
 from tests.aws_fixtures import *  # noqa: F403 (fixtures)
 from tests.aws_fixtures import BUCKET, REGION
 from tests.emr_emulator import Cluster, ClusterPlan, StepPlan
@@ -40,7 +42,7 @@ from tests.emr_emulator import Cluster, ClusterPlan, StepPlan
 SECRET = "canary/secret+that/must+stay/home+123456"
 LAKE = f"s3://{BUCKET}/lake"
 PATHS = ("--song-data", f"{LAKE}/songs", "--log-data", f"{LAKE}/logs", "--output", LAKE)
-CODE = Code({"etl.py": b"", "tables.py": b"", "configs.py": b"", "dl.cfg": b""}, "s3://b/code/0a1")
+CODE = Code({}, "s3://b/code/0a1", {})
 
 
 @pytest.fixture
@@ -76,31 +78,45 @@ def arguments(**changes):
 # What is uploaded.
 
 
-def test_the_job_ships_with_every_module_it_imports_and_its_settings(config):
-    names = set(read_code(JOB, config, "s3://b/code").files)
-    assert {"etl.py", "publishing.py", "configs.py", "dl.cfg"} <= names
-    beside = {path.stem for path in JOB.parent.glob("*.py")}
-    needed = {name for path in names if path.endswith(".py") for name in imported(read(path))}
-    assert needed & beside <= {name[:-3] for name in names}
-    assert not names & {"aws.py", "keys.cfg", "iac_submit_etl.py"}
+def test_the_job_ships_with_its_package_and_its_settings(config):
+    code = read_code(ROOT, config, "s3://b/code")
+    assert set(code.files) == {"etl.py", "configs.py", "lake.zip", "dl.cfg"}
+    with zipfile.ZipFile(io.BytesIO(code.files["lake.zip"])) as archive:
+        packed = {name: archive.read(name) for name in archive.namelist()}
+    assert packed == {f"lake/{path.name}": path.read_bytes() for path in ROOT.glob("lake/*.py")}
+    assert packed.keys() < code.sources.keys()
 
 
-def read(name):
-    return JOB.with_name(name).read_text()
+def test_a_zip_of_equal_files_has_equal_bytes():
+    files = {"lake/b.py": b"2", "lake/a.py": b"1"}
+    assert build_zip(files) == build_zip(dict(sorted(files.items())))
+    assert build_zip(files) != build_zip({**files, "lake/a.py": b"3"})
 
 
-def test_the_folder_is_named_by_names_and_contents(tmp_path, config):
-    job = tmp_path / "etl.py"
-    job.write_text("import other")
-    (tmp_path / "other.py").write_text("1")
+@pytest.fixture
+def job(tmp_path):
+    """A folder with a small job in it."""
+    (tmp_path / "lake").mkdir()
+    for name in ("etl.py", "configs.py", "lake/other.py"):
+        (tmp_path / name).write_text("1")
+    return tmp_path
+
+
+def test_the_folder_is_named_by_names_and_contents(job, config):
     first = read_code(job, config, "s3://b/code").uri
     assert re.fullmatch("s3://b/code/[0-9a-f]{16}", first)
     assert read_code(job, config, "s3://b/code").uri == first
-    (tmp_path / "other.py").write_text("2")
+    (job / "lake" / "other.py").write_text("2")
     second = read_code(job, config, "s3://b/code").uri
     config.write_text(config.read_text() + "\n")
     third = read_code(job, config, "s3://b/code").uri
     assert len({first, second, third}) == 3
+
+
+def test_a_key_in_the_package_is_seen_before_it_is_zipped(job, config):
+    (job / "lake" / "other.py").write_text("KEY = 'AKIAIOSFODNN7EXAMPLE'")
+    with pytest.raises(ConfigError, match=r"lake/other.py seems to hold a key"):
+        refuse_secrets(read_code(job, config, "s3://b/code"), boto3.Session())
 
 
 @pytest.mark.parametrize(
@@ -115,7 +131,7 @@ def test_the_folder_is_named_by_names_and_contents(tmp_path, config):
 )
 def test_a_file_that_holds_a_key_is_not_uploaded(line):
     session = boto3.Session(aws_access_key_id="A", aws_secret_access_key=SECRET)
-    code = Code({"dl.cfg": f"[s3]\n{line}\n".encode()}, "s3://b/code/1")
+    code = Code({}, "s3://b/code/1", {"dl.cfg": f"[s3]\n{line}\n".encode()})
     with pytest.raises(ConfigError, match=r"dl.cfg seems to hold a key"):
         refuse_secrets(code, session)
 
@@ -129,7 +145,7 @@ def test_a_configuration_that_holds_a_key_stops_the_script(submit, emulator, clu
 
 
 def test_what_ships_holds_no_key(config):
-    refuse_secrets(read_code(JOB, config, "s3://b/code"), boto3.Session())
+    refuse_secrets(read_code(ROOT, config, "s3://b/code"), boto3.Session())
 
 
 def test_nothing_is_uploaded_twice(submit, emulator, cluster):
@@ -171,7 +187,7 @@ def test_the_step_is_the_whole_request(config):
                 "--name",
                 "sparkify etl 0a1",
                 "--py-files",
-                "s3://b/code/0a1/configs.py,s3://b/code/0a1/tables.py",
+                "s3://b/code/0a1/configs.py,s3://b/code/0a1/lake.zip",
                 "--files",
                 "s3://b/code/0a1/dl.cfg",
                 "--conf",
@@ -657,7 +673,7 @@ def test_without_a_terminal_ctrl_c_leaves_the_step_running(submit, emulator, clu
 
 def test_a_real_ctrl_c_leaves_the_step_running(emulator, cluster, config):
     emulator.next_step = StepPlan(running=10**6)
-    command = [sys.executable, str(JOB.with_name("iac_submit_etl.py")), "--config", str(config)]
+    command = [sys.executable, str(ROOT / "iac_submit_etl.py"), "--config", str(config)]
     command += ["--poll-seconds", "0.2", "--", *PATHS]
     with subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True

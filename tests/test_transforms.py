@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 import etl
-from sources import loaded
+from lake.sources import loaded
 from tests.factories import TS, event, log_data, one_row, rows, song, song_data, utc
 
 MINUTE = 60_000

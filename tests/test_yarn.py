@@ -10,7 +10,7 @@ import boto3
 import pytest
 
 import iac_submit_etl
-import step_logs
+from aws import logs as step_logs
 from tests.s3 import moto_server
 from tests.yarn import mini_yarn
 

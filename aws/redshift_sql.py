@@ -13,7 +13,7 @@ from pathlib import Path
 from string import Template
 
 from configs import PARTITION_CHOICES, CatalogConfig, RedshiftConfig
-from tables import SONGPLAYS, TABLES, TIME, Table, columns
+from lake.tables import SONGPLAYS, TABLES, TIME, Table, columns
 
 SQL_FOLDER = Path(__file__).with_name("sql")
 

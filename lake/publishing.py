@@ -22,7 +22,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from storage import MissingError, Storage, StorageError
+from lake.storage import MissingError, Storage, StorageError
 
 ETL = "_etl"  # hidden from every reader: engines pass over names that begin with an underscore
 LOCK = f"{ETL}/LOCK"

@@ -7,10 +7,11 @@ tells which version of the code it runs.
 from __future__ import annotations
 
 import argparse
-import ast
 import dataclasses
 import hashlib
+import io
 import re
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,7 +25,11 @@ if TYPE_CHECKING:
     import boto3
     from mypy_boto3_s3 import S3Client
 
-JOB = Path(__file__).with_name("etl.py")
+ROOT = Path(__file__).parents[1]
+SCRIPT = "etl.py"
+PACKAGE = "lake"
+MODULES = ("configs.py", f"{PACKAGE}.zip")  # what spark-submit puts on the path of the script
+EARLIEST = (1980, 1, 1, 0, 0, 0)  # the first moment that a zip can hold
 PATHS = ("song_data", "log_data", "output")
 SHORTEST_SECRET = 16  # AWS's have 40 characters; a shorter one may be any word
 KEY_ID = re.compile(rb"\b(AKIA|ASIA)[A-Z0-9]{16}\b")
@@ -33,10 +38,11 @@ SECRET_LINE = re.compile(rb"(?im)^[^#;\n]*(secret|password|token)[\w.]*[ \t]*[=:
 
 @dataclasses.dataclass(frozen=True)
 class Code:
-    """What the job runs from: each file's name and content, and the folder in S3 named by both."""
+    """What the job runs from: the files to upload, and the folder in S3 that is named by them."""
 
     files: Mapping[str, bytes]
     uri: str
+    sources: Mapping[str, bytes]  # the same before the package was zipped
 
     @property
     def digest(self) -> str:
@@ -44,36 +50,31 @@ class Code:
         return self.uri.rpartition("/")[2]
 
 
-def read_code(job: Path, config_path: Path, code_uri: str) -> Code:
-    """The job, every module beside it that it imports, and its settings as dl.cfg."""
-    files = {path.name: path.read_bytes() for path in local_modules(job)}
+def read_code(root: Path, config_path: Path, code_uri: str) -> Code:
+    """The job, its package as one zip, and its settings as dl.cfg."""
+    names = [SCRIPT, "configs.py"]
+    package = {
+        path.relative_to(root).as_posix(): path.read_bytes()
+        for path in sorted((root / PACKAGE).glob("*.py"))
+    }
+    files = {name: (root / name).read_bytes() for name in names}
     files["dl.cfg"] = config_path.read_bytes()
+    sources = {**files, **package}
+    files[f"{PACKAGE}.zip"] = build_zip(package)
     digest = hashlib.sha256()
     for name, content in sorted(files.items()):
         digest.update(f"{name} {len(content)}\n".encode() + content)
-    return Code(files, f"{code_uri}/{digest.hexdigest()[:16]}")
+    return Code(files, f"{code_uri}/{digest.hexdigest()[:16]}", sources)
 
 
-def local_modules(path: Path) -> set[Path]:
-    """A Python file and all that it imports, however indirectly, from its own folder."""
-    found, waiting = set[Path](), [path]
-    while waiting:
-        module = waiting.pop()
-        if module.is_file() and module not in found:
-            found.add(module)
-            waiting += [path.with_name(f"{name}.py") for name in imported(module.read_text())]
-    return found
-
-
-def imported(source: str) -> set[str]:
-    """The modules that a source names in its imports."""
-    names = set[str]()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names.add(node.module)
-    return names
+def build_zip(files: Mapping[str, bytes]) -> bytes:
+    """A zip of these files; equal files give equal bytes, and so the same folder in S3."""
+    packed = io.BytesIO()
+    # Stored, not compressed: what a compressor writes depends on its version.
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as archive:
+        for name, content in sorted(files.items()):
+            archive.writestr(zipfile.ZipInfo(name, EARLIEST), content)
+    return packed.getvalue()
 
 
 def object_uris(code: Code) -> dict[str, bytes]:
@@ -86,7 +87,7 @@ def refuse_secrets(code: Code, session: boto3.Session) -> None:
     credentials = session.get_credentials()
     secrets = [credentials.secret_key, credentials.token] if credentials else []
     own = [secret.encode() for secret in secrets if secret and len(secret) >= SHORTEST_SECRET]
-    for name, content in code.files.items():
+    for name, content in code.sources.items():
         named = name.endswith(".cfg") and SECRET_LINE.search(content)
         if named or KEY_ID.search(content) or any(secret in content for secret in own):
             raise ConfigError(

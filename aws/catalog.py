@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 import aws
-from tables import DATE_PARTS, TABLES, Table, columns
+from lake.tables import DATE_PARTS, TABLES, Table, columns
 
 if TYPE_CHECKING:
     import boto3

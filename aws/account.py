@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from botocore.exceptions import ClientError
 
 from aws import error_code, is_s3, say, split_uri
-from aws_requests import (
+from aws.requests import (
     MANAGED_TAG,
     build_node_policy,
     build_node_trust,

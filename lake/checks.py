@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from pyspark.sql import DataFrame, Row
 from pyspark.sql import functions as F
 
-from tables import DATE_PARTS, SONGPLAYS, Table, columns
+from lake.tables import DATE_PARTS, SONGPLAYS, Table, columns
 
 if TYPE_CHECKING:
     from pyspark.sql.types import StructType

@@ -19,8 +19,8 @@ from pyspark.errors import PySparkException
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from storage import Disk, Storage, StorageError, open_storage
-from tables import columns
+from lake.storage import Disk, Storage, StorageError, open_storage
+from lake.tables import columns
 
 
 class SourceError(Exception):

@@ -1,0 +1,1 @@
+"""What the job ships to the cluster beside etl.py: pyspark and the standard library only."""
