@@ -20,8 +20,10 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-import aws
+from aws.cluster import ACTIVE, ENDED, failure_reason, fetch_cluster, find_clusters
+from aws.console import duration, utc_now, warn
 from aws.prices import PriceList, dollars
+from aws.session import add_flags, connect, load_config, poll, run_script
 
 if TYPE_CHECKING:
     from mypy_boto3_emr import EMRClient
@@ -72,14 +74,14 @@ class ClusterStatus:
     @property
     def warning(self) -> str:
         """Why this cluster looks forgotten, or nothing."""
-        if self.state not in aws.ACTIVE:
+        if self.state not in ACTIVE:
             return ""
         if self.idle_timeout is None:
             return "it has no idle timeout and runs until somebody ends it"
         if self.idle is not None and self.idle > IDLE_SECONDS:
-            return f"it has done nothing for {aws.duration(self.idle)}"
+            return f"it has done nothing for {duration(self.idle)}"
         if self.age > LONG_SECONDS:
-            return f"it has been there for {aws.duration(self.age)}"
+            return f"it has been there for {duration(self.age)}"
         return ""
 
 
@@ -95,14 +97,14 @@ class Answers:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the script and give its exit code."""
-    return aws.run_script(show, argv)
+    return run_script(show, argv)
 
 
 def show(argv: Sequence[str] | None) -> int:
     """Show the clusters once, or again and again with --watch."""
     args = parse_args(argv)
-    config = aws.load_config(args)
-    session = aws.connect(args, config)
+    config = load_config(args)
+    session = connect(args, config)
     emr, price_list = session.client("emr"), PriceList(session, config.prices)
     console = Console(highlight=False, markup=False, soft_wrap=True)
     if args.watch:
@@ -116,7 +118,7 @@ def show(argv: Sequence[str] | None) -> int:
     for cluster in clusters:
         if cluster.warning:
             end = f"iac_terminate.py --cluster-id {cluster.id}"
-            aws.warn(f"{cluster.id} looks forgotten: {cluster.warning}; end it with {end}")
+            warn(f"{cluster.id} looks forgotten: {cluster.warning}; end it with {end}")
     return 0
 
 
@@ -130,7 +132,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     output = parser.add_mutually_exclusive_group()
     output.add_argument("--watch", action="store_true", help="again and again, until Ctrl-C")
     output.add_argument("--json", action="store_true", help="for other programs")
-    aws.add_flags(parser)
+    add_flags(parser)
     return parser.parse_args(argv)
 
 
@@ -144,7 +146,7 @@ def watch(
     """Show the clusters, in place on a terminal, until there is none left or Ctrl-C."""
     try:
         with Live(console=console, auto_refresh=False) as live:
-            for clusters in aws.poll(
+            for clusters in poll(
                 lambda: fetch_clusters(emr, price_list, config, args), args.poll_seconds
             ):
                 picture = render(clusters, config, console)
@@ -152,7 +154,7 @@ def watch(
                     live.update(picture, refresh=True)
                 else:
                     console.print(picture)
-                if not any(cluster.state in aws.ACTIVE for cluster in clusters):
+                if not any(cluster.state in ACTIVE for cluster in clusters):
                     return
     except KeyboardInterrupt:
         return  # the way out of --watch
@@ -166,10 +168,10 @@ def fetch_clusters(
 ) -> list[ClusterStatus]:
     """The cluster of the id, all of the region, or the project's, with those that are ending."""
     if args.cluster_id:
-        clusters = [aws.fetch_cluster(emr, args.cluster_id)]
+        clusters = [fetch_cluster(emr, args.cluster_id)]
     else:
         name = None if args.all else config.cluster_name
-        clusters = aws.find_clusters(emr, name, (*aws.ACTIVE, "TERMINATING"))
+        clusters = find_clusters(emr, name, (*ACTIVE, "TERMINATING"))
     return [fetch_status(emr, price_list, cluster, args.steps) for cluster in clusters]
 
 
@@ -186,13 +188,13 @@ def fetch_status(
         idle_timeout=fetch_idle_timeout(emr, cluster),
     )
     prices = {node["InstanceType"]: price_list.of(node["InstanceType"]) for node in answers.nodes}
-    status = build_status(answers, prices, aws.now())
+    status = build_status(answers, prices, utc_now())
     return dataclasses.replace(status, steps=status.steps[:last])
 
 
 def fetch_idle_timeout(emr: EMRClient, cluster: ClusterTypeDef) -> int | None:
     """The seconds after which the idle cluster ends itself; one that has ended has none."""
-    if cluster["Status"]["State"] in aws.ENDED:
+    if cluster["Status"]["State"] in ENDED:
         return None
     answer = emr.get_auto_termination_policy(ClusterId=cluster["Id"])
     return answer.get("AutoTerminationPolicy", {}).get("IdleTimeout")
@@ -238,7 +240,7 @@ def build_step_status(step: StepSummaryTypeDef, now: dt.datetime) -> StepStatus:
         id=step["Id"],
         name=step["Name"],
         state=status["State"],
-        reason=aws.failure_reason(status) if wrong else "",
+        reason=failure_reason(status) if wrong else "",
         seconds=seconds_between(status["Timeline"], "StartDateTime", now),
     )
 
@@ -305,8 +307,8 @@ def rows(cluster: ClusterStatus) -> list[tuple[str, str]]:
     told = [
         ("cluster", f"{cluster.name} {cluster.id}"),
         ("state", f"{cluster.state} {cluster.reason}".strip()),
-        ("age", aws.duration(cluster.age)),
-        ("idle", "no" if cluster.idle is None else aws.duration(cluster.idle)),
+        ("age", duration(cluster.age)),
+        ("idle", "no" if cluster.idle is None else duration(cluster.idle)),
         ("ends itself", describe_end(cluster)),
         ("nodes", nodes or "none"),
         ("cost", f"at most {hourly} an hour, {so_far} so far, without disks and traffic"),
@@ -316,18 +318,18 @@ def rows(cluster: ClusterStatus) -> list[tuple[str, str]]:
 
 def describe_end(cluster: ClusterStatus) -> str:
     """When the cluster ends itself."""
-    if cluster.state not in aws.ACTIVE:
+    if cluster.state not in ACTIVE:
         return "now" if cluster.state == "TERMINATING" else "it has ended"
     if cluster.idle_timeout is None:
         return "never"
     if cluster.ends_in is None:
-        return f"{aws.duration(cluster.idle_timeout)} after its last work"
-    return f"in {aws.duration(cluster.ends_in)} if nothing comes"
+        return f"{duration(cluster.idle_timeout)} after its last work"
+    return f"in {duration(cluster.ends_in)} if nothing comes"
 
 
 def describe_step(step: StepStatus) -> str:
     """A step in one line."""
-    spent = "" if step.seconds is None else f"{aws.duration(step.seconds)}, "
+    spent = "" if step.seconds is None else f"{duration(step.seconds)}, "
     return f"{step.state} {spent}{step.name}" + (f": {step.reason}" if step.reason else "")
 
 

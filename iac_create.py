@@ -17,10 +17,25 @@ from typing import TYPE_CHECKING
 
 from botocore.exceptions import ClientError
 
-import aws
 from aws import account as aws_setup
 from aws import prices as aws_prices
+from aws.cluster import ACTIVE, failure_reason, fetch_cluster, find_cluster
+from aws.console import Progress, duration, say
 from aws.requests import MANAGED_TAG, build_cluster_request
+from aws.s3 import list_keys, read_text, split_uri
+from aws.session import (
+    AwsError,
+    StillGoingError,
+    add_flags,
+    ask_once,
+    connect,
+    error_code,
+    explain_error,
+    load_config,
+    make_once_client,
+    poll,
+    run_script,
+)
 from configs import EmrConfig, load_etl_config
 
 if TYPE_CHECKING:
@@ -40,17 +55,17 @@ NEW_ROLE_TRIES = 8  # a new instance profile takes IAM some seconds to show ever
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the script and give its exit code."""
-    return aws.run_script(create, argv)
+    return run_script(create, argv)
 
 
 def create(argv: Sequence[str] | None) -> int:
     """Find or create the cluster as the command line says."""
     args = parse_args(argv)
-    config = aws.load_config(args, required=("code_uri", "log_uri"))
+    config = load_config(args, required=("code_uri", "log_uri"))
     if args.dry_run:
         print(json.dumps(build_cluster_request(config), indent=2))
         return 0
-    session = aws.connect(args, config)
+    session = connect(args, config)
     print(find_or_create(session, config, load_etl_config(args.config), args))
     return 0
 
@@ -61,7 +76,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add_create_flags(parser)
     parser.add_argument("--dry-run", action="store_true", help="print the request; ask AWS nothing")
     parser.add_argument("--no-wait", action="store_true", help="only ask for the cluster")
-    aws.add_flags(parser, SETTINGS)
+    add_flags(parser, SETTINGS)
     return parser.parse_args(argv)
 
 
@@ -85,16 +100,16 @@ def find_or_create(
 
     The arguments are those of add_create_flags, with poll_seconds and, if at all, no_wait.
     """
-    found = aws.find_cluster(session.client("emr"), config.cluster_name)
+    found = find_cluster(session.client("emr"), config.cluster_name)
     if found:
         cluster_id = found["Id"]
-        aws.say(f"{config.cluster_name} is there: {cluster_id}, {found['Status']['State']}")
+        say(f"{config.cluster_name} is there: {cluster_id}, {found['Status']['State']}")
     else:
         request = build_cluster_request(config)
         prepare(session, config, etl, args)
-        aws.say(describe_price(config, session))
+        say(describe_price(config, session))
         cluster_id = create_cluster(session, request, args)
-        aws.say(f"asked for {config.cluster_name}: {cluster_id}")
+        say(f"asked for {config.cluster_name}: {cluster_id}")
     if not getattr(args, "no_wait", False):
         wait_until_ready(session, cluster_id, args)
     return cluster_id
@@ -116,7 +131,7 @@ def prepare(
         aws_setup.tag_network(session.client("ec2"), config)
     problems = aws_setup.check_account(session, config, etl)
     if problems:
-        raise aws.AwsError("; ".join(problems))
+        raise AwsError("; ".join(problems))
     aws_setup.create_security_configuration(session.client("emr"), config.security_configuration)
 
 
@@ -156,7 +171,7 @@ def create_cluster(
     session: boto3.Session, request: RunJobFlowInputTypeDef, args: argparse.Namespace
 ) -> str:
     """Ask for the cluster, once; a role made just now may have to be waited for."""
-    emr = aws.make_once_client(session)
+    emr = make_once_client(session)
     tries = NEW_ROLE_TRIES if args.create_roles else 1
     for _ in range(tries - 1):
         try:
@@ -164,7 +179,7 @@ def create_cluster(
         except ClientError as error:
             if not is_about_roles(error):
                 raise
-            aws.say("IAM does not show the new roles everywhere yet: asking again")
+            say("IAM does not show the new roles everywhere yet: asking again")
             time.sleep(args.poll_seconds)
     return ask_for_cluster(emr, request, args)
 
@@ -173,13 +188,13 @@ def ask_for_cluster(
     emr: EMRClient, request: RunJobFlowInputTypeDef, args: argparse.Namespace
 ) -> str:
     """Send RunJobFlow once and give the cluster's id."""
-    return aws.ask_once(lambda: emr.run_job_flow(**request), args.poll_seconds)["JobFlowId"]
+    return ask_once(lambda: emr.run_job_flow(**request), args.poll_seconds)["JobFlowId"]
 
 
 def is_about_roles(error: ClientError) -> bool:
     """Whether EMR refused a role or an instance profile."""
     message = error.response["Error"].get("Message", "")
-    refused = aws.error_code(error) == "ValidationException"
+    refused = error_code(error) == "ValidationException"
     return refused and bool(re.search("instance ?profile|role", message, re.IGNORECASE))
 
 
@@ -187,39 +202,37 @@ def wait_until_ready(session: boto3.Session, cluster_id: str, args: argparse.Nam
     """Follow the cluster until it takes steps, or fail with EMR's reason and the node's log."""
     emr = session.client("emr")
     started = time.monotonic()
-    looks = aws.poll(
-        lambda: aws.fetch_cluster(emr, cluster_id), args.poll_seconds, args.timeout_minutes * 60
+    looks = poll(
+        lambda: fetch_cluster(emr, cluster_id), args.poll_seconds, args.timeout_minutes * 60
     )
-    with aws.Progress() as progress:
+    with Progress() as progress:
         for cluster in looks:
             state = cluster["Status"]["State"]
-            progress.show(f"{cluster_id}: {state}", aws.duration(time.monotonic() - started))
+            progress.show(f"{cluster_id}: {state}", duration(time.monotonic() - started))
             if state in ("RUNNING", "WAITING"):
                 return
-            if state not in aws.ACTIVE:
+            if state not in ACTIVE:
                 break
-    reason = aws.failure_reason(cluster["Status"])
+    reason = failure_reason(cluster["Status"])
     if "BOOTSTRAP_FAILURE" in reason:
         show_bootstrap_log(session.client("s3"), cluster, args)
-    raise aws.AwsError(f"cluster {cluster_id} did not start: {state}, {reason}")
+    raise AwsError(f"cluster {cluster_id} did not start: {state}, {reason}")
 
 
 def show_bootstrap_log(s3: S3Client, cluster: ClusterTypeDef, args: argparse.Namespace) -> None:
     """Narrate the end of what the failing node wrote; EMR brings it to S3 late, or never."""
-    bucket, folder = aws.split_uri(cluster["LogUri"])
+    bucket, folder = split_uri(cluster["LogUri"])
     prefix = f"{folder}{cluster['Id']}/node/"
-    reason = aws.failure_reason(cluster["Status"])
+    reason = failure_reason(cluster["Status"])
     try:
-        for keys in aws.poll(
-            lambda: aws.list_keys(s3, bucket, prefix), args.poll_seconds, LOG_SECONDS
-        ):
+        for keys in poll(lambda: list_keys(s3, bucket, prefix), args.poll_seconds, LOG_SECONDS):
             key = choose_bootstrap_log(keys, reason)
             if key:
-                aws.say(f"end of s3://{bucket}/{key}:")
-                aws.say("\n".join(aws.read_text(s3, bucket, key).splitlines()[-LOG_LINES:]))
+                say(f"end of s3://{bucket}/{key}:")
+                say("\n".join(read_text(s3, bucket, key).splitlines()[-LOG_LINES:]))
                 return
-    except (aws.StillGoingError, ClientError) as error:
-        aws.say(f"no log of the node under s3://{bucket}/{prefix}: {aws.explain(error)}")
+    except (StillGoingError, ClientError) as error:
+        say(f"no log of the node under s3://{bucket}/{prefix}: {explain_error(error)}")
 
 
 def choose_bootstrap_log(keys: Sequence[str], reason: str) -> str | None:

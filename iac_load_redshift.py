@@ -14,9 +14,10 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import aws
 from aws.catalog import find_changes
+from aws.console import Progress, duration, say
 from aws.redshift_sql import Script, build_scripts, build_values
+from aws.session import AwsError, connect, load_config, poll, run_script
 from configs import RedshiftConfig, load_catalog_config, load_redshift_config
 from iac_publish_catalog import add_flags, given_flags
 
@@ -45,7 +46,7 @@ CHECK = Script(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the script and give its exit code."""
-    return aws.run_script(load, argv)
+    return run_script(load, argv)
 
 
 def load(argv: Sequence[str] | None) -> int:
@@ -57,7 +58,7 @@ def load(argv: Sequence[str] | None) -> int:
     if args.dry_run:
         print("\n".join(script.fill(values).text for script in build_scripts()), end="")
         return 0
-    session = aws.connect(args, aws.load_config(args))
+    session = connect(args, load_config(args))
     refuse_stale(session, lake)
     warehouse = Warehouse(session, config, args.poll_seconds)
     external_schema, tables, load_tables = (script.fill(values) for script in build_scripts())
@@ -86,7 +87,7 @@ def refuse_stale(session: boto3.Session, lake: CatalogConfig) -> None:
     changes = find_changes(session.client("s3"), session.client("glue"), lake)
     stale = [change.name for change in changes if change.is_needed]
     if stale:
-        raise aws.AwsError(
+        raise AwsError(
             f"the catalogue's {lake.database} does not show what is published "
             f"({', '.join(stale)}): run iac_publish_catalog.py first"
         )
@@ -101,7 +102,7 @@ def check_external_schema(
     """
     reads = [str(name) for (name,) in rows]
     if reads and lake.database not in reads:
-        raise aws.AwsError(
+        raise AwsError(
             f"external schema {config.external_schema} reads {reads[0]}, not {lake.database}: drop "
             "it in Redshift, or name another external_schema in [redshift]"
         )
@@ -122,26 +123,26 @@ class Warehouse:
             answer = self.follow(statement_id, script)
         except KeyboardInterrupt:
             self.data.cancel_statement(Id=statement_id)
-            raise aws.AwsError(
+            raise AwsError(
                 f"{script.name}: asked Redshift to stop; unless it had finished, nothing is changed"
             ) from None
         if answer["Status"] != "FINISHED":
-            raise aws.AwsError(explain(answer, script))
+            raise AwsError(explain(answer, script))
         parts = answer.get("SubStatements") or [answer]
         return fetch_rows(self.data, parts[-1]["Id"]) if parts[-1].get("HasResultSet") else []
 
     def follow(self, statement_id: str, script: Script) -> Mapping[str, Any]:
         """Wait for a script's end, telling how far it is; it may take as long as it takes."""
         started = time.monotonic()
-        with aws.Progress() as progress:
-            for answer in aws.poll(
+        with Progress() as progress:
+            for answer in poll(
                 lambda: self.data.describe_statement(Id=statement_id), self.poll_seconds
             ):
                 if answer["Status"] in ENDED:
                     break
-                elapsed = aws.duration(time.monotonic() - started)
+                elapsed = duration(time.monotonic() - started)
                 progress.show(f"{script.name}: {describe(answer, script)}", elapsed)
-        aws.say(f"{script.name}: {answer['Status'].lower()}")
+        say(f"{script.name}: {answer['Status'].lower()}")
         return answer
 
 

@@ -15,8 +15,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import aws
 from aws.catalog import TableChange, publish_catalog
+from aws.console import say
+from aws.session import connect, load_config, run_script
 from configs import DL_CFG, KEYS_CFG, load_catalog_config
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ LAKE_FLAGS = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the script and give its exit code."""
-    return aws.run_script(publish, argv)
+    return run_script(publish, argv)
 
 
 def publish(argv: Sequence[str] | None) -> int:
@@ -42,14 +43,14 @@ def publish(argv: Sequence[str] | None) -> int:
     add_flags(parser)
     args = parser.parse_args(argv)
     config = load_catalog_config(args.config, given_flags(args))
-    session = aws.connect(args, aws.load_config(args))
+    session = connect(args, load_config(args))
     changes = publish_catalog(session, config, dry_run=args.dry_run)
     if args.json:
         print(json.dumps([dataclasses.asdict(change) for change in changes], indent=2))
     else:
         print("\n".join(describe(change) for change in changes))
     where = f"{config.database} in {session.region_name}"
-    aws.say(f"{'nothing is changed yet in' if args.dry_run else 'all tables are in'} {where}")
+    say(f"{'nothing is changed yet in' if args.dry_run else 'all tables are in'} {where}")
     return 0
 
 

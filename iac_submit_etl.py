@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-import aws
 import iac_create
 import iac_terminate
 from aws.catalog import publish_catalog
+from aws.cluster import ACTIVE, ENDED, failure_reason, fetch_cluster, find_cluster
 from aws.code import (
     MODULES,
     ROOT,
@@ -37,7 +37,20 @@ from aws.code import (
     refuse_secrets,
     upload,
 )
+from aws.console import Progress, duration, say, warn
 from aws.logs import Cause, find_cause
+from aws.session import (
+    AwsError,
+    StillGoingError,
+    add_flags,
+    ask_once,
+    connect,
+    explain_error,
+    load_config,
+    make_once_client,
+    poll,
+    run_script,
+)
 from configs import ConfigError, load_catalog_config, load_etl_config
 from iac_publish_catalog import describe as describe_change
 
@@ -96,21 +109,21 @@ class Target:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the script and give its exit code."""
-    return aws.run_script(submit, argv)
+    return run_script(submit, argv)
 
 
 def submit(argv: Sequence[str] | None) -> int:
     """Upload, add, follow and end as the command line says."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     args = parse_args(arguments)
-    config = aws.load_config(args, required=("code_uri",))
+    config = load_config(args, required=("code_uri",))
     check_paths(load_job_config(args.config, args.job_args))
     code = read_code(ROOT, args.config, str(config.code_uri))
     step = build_step(code, config, args)
     if args.dry_run:
         print(json.dumps({"upload": sorted(object_uris(code)), "step": step}, indent=2))
         return Exit.DONE
-    session = aws.connect(args, config)
+    session = connect(args, config)
     refuse_secrets(code, session)
     cluster_id, created = prepare(session, config, code, args)
     try:
@@ -142,7 +155,7 @@ def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
     flag("--yarn-url", metavar="URL", help="of YARN's resource manager, where it can be reached")
     flag("--dry-run", action="store_true", help="print the step; ask AWS nothing")
     flag("--json", action="store_true", help="print the outcome as JSON")
-    aws.add_flags(parser, ("code_uri",))
+    add_flags(parser, ("code_uri",))
     end = arguments.index("--") if "--" in arguments else len(arguments)
     own, job = arguments[:end], arguments[end + 1 :]
     args = parser.parse_args(own, argparse.Namespace(job_args=job))
@@ -224,7 +237,7 @@ def prepare(
     """The id of the cluster for the step, whether it is a new one, and the code in S3."""
     cluster = choose_cluster(session.client("emr"), config, args)
     new = upload(session.client("s3"), code)
-    aws.say(f"uploaded {new} of {len(code.files)} files to {code.uri}")
+    say(f"uploaded {new} of {len(code.files)} files to {code.uri}")
     if cluster:
         return cluster["Id"], False
     flags = {"create_bucket": False, "create_roles": False, "tag_network": False, "no_wait": True}
@@ -238,16 +251,16 @@ def choose_cluster(
 ) -> ClusterTypeDef | None:
     """The cluster that is there, or None if it is to be created."""
     if args.cluster_id:
-        cluster = aws.fetch_cluster(emr, args.cluster_id)
-        if cluster["Status"]["State"] not in aws.ACTIVE:
-            raise aws.AwsError(
+        cluster = fetch_cluster(emr, args.cluster_id)
+        if cluster["Status"]["State"] not in ACTIVE:
+            raise AwsError(
                 f"cluster {args.cluster_id} takes no more steps, it is"
                 f" {cluster['Status']['State']}: start a new one with iac_create.py"
             )
         return cluster
-    found = aws.find_cluster(emr, config.cluster_name)
+    found = find_cluster(emr, config.cluster_name)
     if not (found or args.create):
-        raise aws.AwsError(
+        raise AwsError(
             f"there is no cluster named {config.cluster_name} in {emr.meta.region_name}:"
             " run iac_create.py, or add --create"
         )
@@ -260,18 +273,18 @@ def add_step(
     """The id of the step: of the same one if that is under way, else of a new one."""
     same = find_same_step(session.client("emr"), cluster_id, step)
     if same and args.no_attach:
-        raise aws.AwsError(
+        raise AwsError(
             f"the same step is {same['Status']['State']} on {cluster_id}: {same['Id']};"
             " leave out --no-attach to follow it"
         )
     if same:
-        aws.say(f"the same step is already under way: following {same['Id']} on {cluster_id}")
+        say(f"the same step is already under way: following {same['Id']} on {cluster_id}")
         return same["Id"]
-    emr = aws.make_once_client(session)
-    added = aws.ask_once(
+    emr = make_once_client(session)
+    added = ask_once(
         lambda: emr.add_job_flow_steps(JobFlowId=cluster_id, Steps=[step]), args.poll_seconds
     )
-    aws.say(f"added step {added['StepIds'][0]} to {cluster_id}: {step['Name']}")
+    say(f"added step {added['StepIds'][0]} to {cluster_id}: {step['Name']}")
     return added["StepIds"][0]
 
 
@@ -297,8 +310,8 @@ def finish(session: boto3.Session, target: Target) -> Exit:
         return tell(target, "PENDING", Exit.DONE)
     try:
         step, cluster = follow_or_leave(target)
-    except (aws.AwsError, BotoCoreError, ClientError) as error:
-        aws.say(f"{aws.explain(error)}; {target.step_id} goes on: run the same again to follow it")
+    except (AwsError, BotoCoreError, ClientError) as error:
+        say(f"{explain_error(error)}; {target.step_id} goes on: run the same again to follow it")
         return tell(target, "RUNNING", Exit.STILL_RUNNING)
     end = judge(step, cluster)
     cause = None if end == Exit.DONE else explain(session.client("s3"), target, step, cluster)
@@ -314,7 +327,7 @@ def register_tables(session: boto3.Session, args: argparse.Namespace) -> None:
     output = load_job_config(args.config, args.job_args).output
     config = load_catalog_config(args.config, {("etl", "output"): output})
     for change in publish_catalog(session, config):
-        aws.say(describe_change(change))
+        say(describe_change(change))
 
 
 def follow_or_leave(target: Target) -> Look:
@@ -324,29 +337,29 @@ def follow_or_leave(target: Target) -> Look:
             return follow(target)
         except KeyboardInterrupt:
             if not wants_to_cancel():
-                raise aws.StillGoingError("you leave it") from None
+                raise StillGoingError("you leave it") from None
             cancel(target)
 
 
 def follow(target: Target) -> Look:
     """The step and its cluster, once the one or the other has ended."""
     seconds = None if target.args.timeout is None else target.args.timeout * 60
-    looks = aws.poll(lambda: look(target), target.args.poll_seconds, seconds)
-    with aws.Progress() as progress:
+    looks = poll(lambda: look(target), target.args.poll_seconds, seconds)
+    with Progress() as progress:
         while True:
             step, cluster = next(looks)
             state, detail = describe(step, cluster)
             if step["Status"]["State"] == "RUNNING" and target.args.yarn_url:
                 detail += fetch_yarn_progress(target.args.yarn_url, step["Name"])
             progress.show(state, detail)
-            if step["Status"]["State"] in ENDS or cluster["Status"]["State"] in aws.ENDED:
+            if step["Status"]["State"] in ENDS or cluster["Status"]["State"] in ENDED:
                 return step, cluster
 
 
 def look(target: Target) -> Look:
     """The step and its cluster as they are now."""
     steps = target.emr.list_steps(ClusterId=target.cluster_id, StepIds=[target.step_id])["Steps"]
-    return steps[0], aws.fetch_cluster(target.emr, target.cluster_id)
+    return steps[0], fetch_cluster(target.emr, target.cluster_id)
 
 
 def describe(step: StepSummaryTypeDef, cluster: ClusterTypeDef) -> tuple[str, str]:
@@ -358,7 +371,7 @@ def describe(step: StepSummaryTypeDef, cluster: ClusterTypeDef) -> tuple[str, st
         detail = f"({reason})" if reason else ""
         return f"step {state}, cluster {cluster['Status']['State']}", detail
     end = times.get("EndDateTime") or datetime.now(timezone.utc)
-    return f"step {state}", f"after {aws.duration((end - start).total_seconds())}"
+    return f"step {state}", f"after {duration((end - start).total_seconds())}"
 
 
 def fetch_yarn_progress(url: str, name: str) -> str:
@@ -384,7 +397,7 @@ def wants_to_cancel() -> bool:
     """Ask what Ctrl-C is to mean; without a terminal it leaves the step running."""
     if not sys.stdin.isatty():
         return False
-    aws.say("stop following: type c to cancel the step, or just press Enter to leave it running")
+    say("stop following: type c to cancel the step, or just press Enter to leave it running")
     try:
         return input().strip().lower() == "c"
     except (EOFError, KeyboardInterrupt):
@@ -397,11 +410,11 @@ def cancel(target: Target) -> None:
     answer = target.emr.cancel_steps(ClusterId=target.cluster_id, StepIds=[target.step_id])
     for told in answer["CancelStepsInfoList"]:
         reason = f": {told['Reason']}" if told.get("Reason") else ""
-        aws.say(f"cancelling {target.step_id}: {told.get('Status', 'asked for')}{reason}")
+        say(f"cancelling {target.step_id}: {told.get('Status', 'asked for')}{reason}")
     stop = build_stop_step(step)
     if stop and step["Status"]["State"] == "RUNNING" and not target.args.terminate_after:
         added = target.emr.add_job_flow_steps(JobFlowId=target.cluster_id, Steps=[stop])
-        aws.say(f"added step {added['StepIds'][0]}, which stops the job itself on YARN")
+        say(f"added step {added['StepIds'][0]}, which stops the job itself on YARN")
 
 
 # Telling how it went.
@@ -410,7 +423,7 @@ def cancel(target: Target) -> None:
 def judge(step: StepSummaryTypeDef, cluster: ClusterTypeDef) -> Exit:
     """What the end of a step means."""
     state = step["Status"]["State"]
-    if state != "COMPLETED" and cluster["Status"]["State"] not in aws.ACTIVE:
+    if state != "COMPLETED" and cluster["Status"]["State"] not in ACTIVE:
         return Exit.CLUSTER_DIED
     return ENDS[state]
 
@@ -421,48 +434,48 @@ def explain(
     """Narrate why a step did not complete, as exactly as EMR and the logs tell."""
     end = judge(step, cluster)
     if end == Exit.CLUSTER_DIED:
-        reason = aws.failure_reason(cluster["Status"])
-        aws.say(f"cluster {target.cluster_id} is {cluster['Status']['State']}: {reason}")
+        reason = failure_reason(cluster["Status"])
+        say(f"cluster {target.cluster_id} is {cluster['Status']['State']}: {reason}")
         if "BOOTSTRAP_FAILURE" in reason:
             iac_create.show_bootstrap_log(s3, cluster, target.args)
         return None
-    aws.say(f"step {target.step_id} is {step['Status']['State']}: {failure_reason(step)}")
+    say(f"step {target.step_id} is {step['Status']['State']}: {describe_failure(step)}")
     if end != Exit.FAILED:
         return None
     if not cluster.get("LogUri"):
-        aws.say("the cluster keeps no logs: set log_uri in dl.cfg before you create the next one")
+        say("the cluster keeps no logs: set log_uri in dl.cfg before you create the next one")
         return None
     cause = await_cause(s3, target, cluster)
     show_cause(cause, target, cluster)
     return cause
 
 
-def failure_reason(step: StepSummaryTypeDef) -> str:
+def describe_failure(step: StepSummaryTypeDef) -> str:
     """EMR's reason and the log that EMR names."""
     log = step["Status"].get("FailureDetails", {}).get("LogFile")
-    return aws.failure_reason(step["Status"]) + (f" ({log})" if log else "")
+    return failure_reason(step["Status"]) + (f" ({log})" if log else "")
 
 
 def await_cause(s3: S3Client, target: Target, cluster: ClusterTypeDef) -> Cause | None:
     """What the logs tell, as soon as the driver's are there; at the latest, what there is then."""
     cause = None
-    looks = aws.poll(
+    looks = poll(
         lambda: find_cause(s3, cluster["LogUri"], target.cluster_id, target.step_id),
         target.args.poll_seconds,
         target.args.log_wait * 60,
     )
     try:
-        with aws.Progress() as progress:
+        with Progress() as progress:
             for cause in looks:
                 if cause and cause.certain:
                     break
                 progress.show(
                     "waiting for the logs", "(EMR brings them within minutes; Ctrl-C skips)"
                 )
-    except (aws.StillGoingError, KeyboardInterrupt):
+    except (StillGoingError, KeyboardInterrupt):
         pass
     except ClientError as error:
-        aws.say(f"the logs cannot be read: {aws.explain(error)}")
+        say(f"the logs cannot be read: {explain_error(error)}")
     return cause
 
 
@@ -470,14 +483,14 @@ def show_cause(cause: Cause | None, target: Target, cluster: ClusterTypeDef) -> 
     """Narrate what the log says, where it is, and what to do."""
     folder = cluster["LogUri"].replace("s3n://", "s3://") + target.cluster_id
     if not cause:
-        aws.say(f"the logs tell no cause yet; look again in some minutes: {folder}/")
+        say(f"the logs tell no cause yet; look again in some minutes: {folder}/")
         return
     for line in cause.lines:
-        aws.say(f"  {line}")
-    aws.say(f"log: {cause.log}")
+        say(f"  {line}")
+    say(f"log: {cause.log}")
     if not cause.certain:
-        aws.say(f"the driver's own log is not there yet; it will be in {folder}/containers/")
-    aws.say("next: mend the cause, then run the same command again")
+        say(f"the driver's own log is not there yet; it will be in {folder}/containers/")
+    say("next: mend the cause, then run the same command again")
 
 
 def tell(target: Target, state: str, end: Exit, cause: Cause | None = None) -> Exit:
@@ -503,7 +516,7 @@ def end_cluster(session: boto3.Session, cluster_id: str, args: argparse.Namespac
     others = emr.list_steps(ClusterId=cluster_id, StepStates=UNFINISHED)["Steps"]
     if others:
         ids = ", ".join(other["Id"] for other in others)
-        aws.warn(f"{cluster_id} is not ended, it has other steps: {ids}; see iac_terminate.py")
+        warn(f"{cluster_id} is not ended, it has other steps: {ids}; see iac_terminate.py")
         return
     wishes = argparse.Namespace(
         unprotect=False, no_wait=False, poll_seconds=args.poll_seconds, timeout_minutes=30

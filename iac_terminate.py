@@ -10,7 +10,9 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import aws
+from aws.cluster import ACTIVE, ENDED, fetch_cluster, find_cluster, find_clusters
+from aws.console import Progress, duration, make_console, say, utc_now
+from aws.session import AwsError, add_flags, connect, load_config, poll, run_script
 
 if TYPE_CHECKING:
     from mypy_boto3_emr import EMRClient
@@ -23,26 +25,26 @@ BATCH = 10  # the most that one TerminateJobFlows takes
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the script and give its exit code."""
-    return aws.run_script(terminate, argv)
+    return run_script(terminate, argv)
 
 
 def terminate(argv: Sequence[str] | None) -> int:
     """Show, ask, end and wait, as the command line says."""
     args = parse_args(argv)
-    config = aws.load_config(args)
-    emr = aws.connect(args, config).client("emr")
+    config = load_config(args)
+    emr = connect(args, config).client("emr")
     clusters = choose_clusters(emr, config, args)
     if not clusters:
-        aws.say(f"nothing to end: {describe_choice(config, args)}")
+        say(f"nothing to end: {describe_choice(config, args)}")
         return 0
     for cluster in clusters:
         print(describe_cluster(emr, cluster))
     check_protection(clusters, unprotect=args.unprotect)
     if args.dry_run:
-        aws.say("dry run: nothing was ended")
+        say("dry run: nothing was ended")
         return 0
     if not (args.yes or confirmed(clusters, config, everything=args.all)):
-        aws.say("nothing was ended")
+        say("nothing was ended")
         return 0
     end_clusters(emr, [cluster["Id"] for cluster in clusters], args)
     return 0
@@ -59,7 +61,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--unprotect", action="store_true", help="end protected clusters as well")
     parser.add_argument("--no-wait", action="store_true", help="do not wait until they are gone")
     parser.add_argument("--timeout-minutes", type=float, default=30, help="to wait until gone")
-    aws.add_flags(parser)
+    add_flags(parser)
     return parser.parse_args(argv)
 
 
@@ -68,11 +70,11 @@ def choose_clusters(
 ) -> list[ClusterTypeDef]:
     """The active clusters to end: the one of the id, all of the region, or the project's one."""
     if args.cluster_id:
-        cluster = aws.fetch_cluster(emr, args.cluster_id)
-        return [cluster] if cluster["Status"]["State"] in aws.ACTIVE else []
+        cluster = fetch_cluster(emr, args.cluster_id)
+        return [cluster] if cluster["Status"]["State"] in ACTIVE else []
     if args.all:
-        return aws.find_clusters(emr, None)
-    found = aws.find_cluster(emr, config.cluster_name)
+        return find_clusters(emr, None)
+    found = find_cluster(emr, config.cluster_name)
     return [found] if found else []
 
 
@@ -87,7 +89,7 @@ def describe_choice(config: EmrConfig, args: argparse.Namespace) -> str:
 def describe_cluster(emr: EMRClient, cluster: ClusterTypeDef) -> str:
     """One line on what would be lost: name, id, state, age, and the unfinished steps."""
     status = cluster["Status"]
-    age = aws.now() - status["Timeline"]["CreationDateTime"]
+    age = utc_now() - status["Timeline"]["CreationDateTime"]
     steps = emr.list_steps(
         ClusterId=cluster["Id"], StepStates=["PENDING", "RUNNING", "CANCEL_PENDING"]
     )["Steps"]
@@ -95,7 +97,7 @@ def describe_cluster(emr: EMRClient, cluster: ClusterTypeDef) -> str:
     protected = ", protected" if cluster["TerminationProtected"] else ""
     return (
         f"{cluster['Name']} {cluster['Id']}: {status['State']}{protected},"
-        f" {aws.duration(age.total_seconds())} old,"
+        f" {duration(age.total_seconds())} old,"
         f" unfinished steps: {', '.join(unfinished) or 'none'}"
     )
 
@@ -104,7 +106,7 @@ def check_protection(clusters: Sequence[ClusterTypeDef], *, unprotect: bool) -> 
     """Stop before anything is ended where one is protected and --unprotect is not given."""
     protected = [cluster["Id"] for cluster in clusters if cluster["TerminationProtected"]]
     if protected and not unprotect:
-        raise aws.AwsError(f"protected from termination: {', '.join(protected)}; add --unprotect")
+        raise AwsError(f"protected from termination: {', '.join(protected)}; add --unprotect")
 
 
 def confirmed(clusters: Sequence[ClusterTypeDef], config: EmrConfig, *, everything: bool) -> bool:
@@ -116,10 +118,10 @@ def confirmed(clusters: Sequence[ClusterTypeDef], config: EmrConfig, *, everythi
         wanted = "yes"
         question = "End the cluster above? Type yes to go on: "
     try:
-        aws.make_console().print(question, end="")
+        make_console().print(question, end="")
         return input().strip() == wanted
     except EOFError:
-        raise aws.AwsError("nobody is there to confirm; add --yes") from None
+        raise AwsError("nobody is there to confirm; add --yes") from None
 
 
 def end_clusters(emr: EMRClient, ids: Sequence[str], args: argparse.Namespace) -> None:
@@ -129,7 +131,7 @@ def end_clusters(emr: EMRClient, ids: Sequence[str], args: argparse.Namespace) -
         if args.unprotect:
             emr.set_termination_protection(JobFlowIds=batch, TerminationProtected=False)
         emr.terminate_job_flows(JobFlowIds=batch)
-    aws.say(f"ending {', '.join(ids)}")
+    say(f"ending {', '.join(ids)}")
     if args.no_wait:
         return
     for cluster_id in ids:
@@ -138,14 +140,14 @@ def end_clusters(emr: EMRClient, ids: Sequence[str], args: argparse.Namespace) -
 
 def wait_until_gone(emr: EMRClient, cluster_id: str, args: argparse.Namespace) -> None:
     """Follow a cluster to its end; however it ends, it is gone."""
-    looks = aws.poll(
-        lambda: aws.fetch_cluster(emr, cluster_id), args.poll_seconds, args.timeout_minutes * 60
+    looks = poll(
+        lambda: fetch_cluster(emr, cluster_id), args.poll_seconds, args.timeout_minutes * 60
     )
-    with aws.Progress() as progress:
+    with Progress() as progress:
         for cluster in looks:
             state = cluster["Status"]["State"]
             progress.show(f"{cluster_id}: {state}")
-            if state in aws.ENDED:
+            if state in ENDED:
                 return
 
 

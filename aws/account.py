@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError
 
-from aws import error_code, is_s3, say, split_uri
+from aws.console import say
 from aws.requests import (
     MANAGED_TAG,
     build_node_policy,
@@ -17,6 +17,8 @@ from aws.requests import (
     build_pass_policy,
     build_service_trust,
 )
+from aws.s3 import is_s3, split_uri
+from aws.session import error_code
 
 if TYPE_CHECKING:
     import boto3

@@ -12,7 +12,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
-import aws
+from aws.cluster import PROJECT_TAG
+from aws.s3 import list_keys, split_uri
+from aws.session import AwsError
 from lake.tables import DATE_PARTS, TABLES, Table, columns
 
 if TYPE_CHECKING:
@@ -45,7 +47,7 @@ PARQUET = {
         "Parameters": {"serialization.format": "1"},
     },
 }
-OURS = dict([aws.PROJECT_TAG])  # in a table's parameters: what this script may change and drop
+OURS = dict([PROJECT_TAG])  # in a table's parameters: what this script may change and drop
 CREATE_AT_ONCE = 100
 UPDATE_AT_ONCE = 100
 DELETE_AT_ONCE = 25
@@ -92,11 +94,11 @@ def build_published(table: Table, location: str, files: Sequence[str]) -> Publis
     """A table as its files show it; the files are relative to its location."""
     folders = sorted({file.rpartition("/")[0] for file in files if not is_hidden(file)})
     if not folders:
-        raise aws.AwsError(f"{location} holds no files: run the job on this output first")
+        raise AwsError(f"{location} holds no files: run the job on this output first")
     layouts = {partition_names(folder) for folder in folders}
     if len(layouts) > 1:
         shown = " and ".join("/".join(names) or "no partitions" for names in sorted(layouts))
-        raise aws.AwsError(
+        raise AwsError(
             f"{location} mixes layouts ({shown}): delete what the job has not written, or run it"
         )
     partitioned = dataclasses.replace(table, partition_by=layouts.pop())
@@ -121,7 +123,7 @@ def check_partition_names(table: Table, location: str) -> None:
     """Raise an AwsError for a folder that is no partition."""
     for name in table.partition_by:
         if name not in columns(table.schema) and name not in DATE_PARTS:
-            raise aws.AwsError(f"{location} has folders by {name!r}, which is no partition column")
+            raise AwsError(f"{location} has folders by {name!r}, which is no partition column")
 
 
 def partition_values(table: Table, folder: str) -> Values:
@@ -129,7 +131,7 @@ def partition_values(table: Table, folder: str) -> Values:
     values = tuple(unquote(part.partition("=")[2]) for part in folder.split("/") if part)
     for name, value in zip(table.partition_by, values):
         if column_type(table, name) == "int" and not value.removeprefix("-").isdigit():
-            raise aws.AwsError(f"{table.name}/{folder} is no partition: {name} has to be a number")
+            raise AwsError(f"{table.name}/{folder} is no partition: {name} has to be a number")
     return values
 
 
@@ -204,7 +206,7 @@ def choose_action(table: TableInputTypeDef, found: Mapping[str, Any] | None) -> 
     if found is None:
         return "create"
     if not holds(found.get("Parameters"), OURS):
-        raise aws.AwsError(
+        raise AwsError(
             f"{found.get('DatabaseName')}.{found['Name']} in the catalogue was not made by this "
             "project: delete it, or name another database in [catalog]"
         )
@@ -256,13 +258,13 @@ def find_changes(s3: S3Client, glue: GlueClient, config: CatalogConfig) -> list[
 
 def refuse_unfinished(s3: S3Client, output: str) -> None:
     """Raise an AwsError while the tables are neither a run's nor those of the run before it."""
-    bucket, root = aws.split_uri(f"{output}/_etl/")
+    bucket, root = split_uri(f"{output}/_etl/")
     pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=root, Delimiter="/")
     folders = [found["Prefix"] for page in pages for found in page.get("CommonPrefixes", [])]
     for folder in folders:
         plan = f"{folder}plan.json"
         if s3.list_objects_v2(Bucket=bucket, Prefix=plan, MaxKeys=1)["KeyCount"]:
-            raise aws.AwsError(
+            raise AwsError(
                 f"s3://{bucket}/{plan}: this run's tables are not all in place yet; wait for it, "
                 "or if it is dead, run etl.py --recover on this output, and then this again"
             )
@@ -271,8 +273,8 @@ def refuse_unfinished(s3: S3Client, output: str) -> None:
 def find_published(s3: S3Client, output: str, table: Table) -> Published:
     """A table as its files in S3 show it."""
     location = f"{output}/{table.name}/"
-    bucket, prefix = aws.split_uri(location)
-    keys = aws.list_keys(s3, bucket, prefix)
+    bucket, prefix = split_uri(location)
+    keys = list_keys(s3, bucket, prefix)
     return build_published(table, location, [key.removeprefix(prefix) for key in keys])
 
 
@@ -361,7 +363,7 @@ def check_errors(answers: Sequence[Mapping[str, Any]], what: str, harmless: str 
     if refused:
         first, detail = refused[0], refused[0]["ErrorDetail"]
         values = first.get("PartitionValues") or first.get("PartitionValueList") or ["?"]
-        raise aws.AwsError(
+        raise AwsError(
             f"Glue could not {what}: partition {'/'.join(values)}: {detail.get('ErrorMessage')} "
             f"({detail['ErrorCode']}), {len(refused)} in all; what is done is kept: run this again"
         )

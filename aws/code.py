@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING
 
 from botocore.exceptions import ClientError
 
-import aws
+from aws.s3 import split_uri
+from aws.session import error_code
 from configs import ConfigError, EtlConfig, load_etl_config
 
 if TYPE_CHECKING:
@@ -119,18 +120,18 @@ def upload(s3: S3Client, code: Code) -> int:
     """Put the files that are not there yet; returns how many."""
     missing = [entry for entry in object_uris(code).items() if not is_there(s3, entry[0])]
     for uri, content in missing:
-        bucket, key = aws.split_uri(uri)
+        bucket, key = split_uri(uri)
         s3.put_object(Bucket=bucket, Key=key, Body=content)
     return len(missing)
 
 
 def is_there(s3: S3Client, uri: str) -> bool:
     """Whether an object exists; the folder's name vouches for its content."""
-    bucket, key = aws.split_uri(uri)
+    bucket, key = split_uri(uri)
     try:
         s3.head_object(Bucket=bucket, Key=key)
     except ClientError as error:
-        if aws.error_code(error) == "404":
+        if error_code(error) == "404":
             return False
         raise
     return True

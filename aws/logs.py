@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from aws import list_keys, read_text, split_uri
+from aws.s3 import list_keys, read_text, split_uri
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

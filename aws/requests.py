@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from aws import PROJECT_TAG, is_s3, split_uri
+from aws.cluster import PROJECT_TAG
+from aws.s3 import is_s3, split_uri
 from configs import ConfigError
 
 if TYPE_CHECKING:

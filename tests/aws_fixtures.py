@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import botocore.loaders
 import pytest
 
-import aws
 from aws import account as aws_setup
+from aws.session import make_session
 from configs import DL_CFG, load_emr_config, load_etl_config
 from tests.emr_emulator import EmrEmulator
 
@@ -61,7 +61,7 @@ def emulator(monkeypatch: pytest.MonkeyPatch) -> Iterator[EmrEmulator]:
 @pytest.fixture
 def session(emulator: EmrEmulator) -> boto3.Session:
     """A session with the emulated account, as the scripts make it."""
-    return aws.make_session(None, REGION)
+    return make_session(None, REGION)
 
 
 @pytest.fixture

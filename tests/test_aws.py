@@ -7,13 +7,31 @@ import io
 import botocore.exceptions as errors
 import pytest
 from boto3.exceptions import S3UploadFailedError
+from botocore.config import Config
 from rich.console import Console
 
-import aws
 import get_cluster_status
 import iac_create
 import iac_submit_etl
 import iac_terminate
+from aws.cluster import failure_reason
+from aws.console import Progress, duration, say
+from aws.s3 import is_s3, split_uri
+from aws.session import (
+    DENIED,
+    EXPIRED,
+    THROTTLED,
+    UNKNOWN_KEYS,
+    AwsError,
+    Clock,
+    StillGoingError,
+    ask_once,
+    explain_error,
+    make_once_client,
+    make_session,
+    poll,
+    run_script,
+)
 from configs import ConfigError
 from tests.aws_fixtures import *  # noqa: F403 (fixtures)
 
@@ -34,25 +52,25 @@ def refusal(code, message="why", operation="RunJobFlow", **more):
     [
         *[
             (refusal(code), f"the session token has expired: {SIGN_IN} with a new one")
-            for code in sorted(aws.EXPIRED)
+            for code in sorted(EXPIRED)
         ],
         *[
             (refusal(code), f"AWS does not accept these keys ({code}): {SIGN_IN}")
-            for code in sorted(aws.UNKNOWN_KEYS)
+            for code in sorted(UNKNOWN_KEYS)
         ],
         *[
             (
                 refusal(code, "User x may\n not"),
                 "not allowed to RunJobFlow: User x may not; iam-policy.json lists what you need",
             )
-            for code in sorted(aws.DENIED)
+            for code in sorted(DENIED)
         ],
         *[
             (
                 refusal(code),
                 f"AWS is asked too often (RunJobFlow: {code}): try again in a few minutes",
             )
-            for code in sorted(aws.THROTTLED)
+            for code in sorted(THROTTLED)
         ],
         (
             refusal("NoSuchBucket", BucketName="b"),
@@ -90,25 +108,25 @@ def refusal(code, message="why", operation="RunJobFlow", **more):
             f'AWS cannot be reached: Read timeout on endpoint URL: "{URL}";'
             " check the region in dl.cfg and your network",
         ),
-        (aws.AwsError("in\none line"), "in one line"),
+        (AwsError("in\none line"), "in one line"),
         (S3UploadFailedError("upload failed"), "upload failed"),
     ],
     ids=lambda value: None if isinstance(value, str) else type(value).__name__,
 )
 def test_an_error_of_aws_is_told_in_one_line_with_its_cure(error, told):
-    assert aws.explain(error) == told
+    assert explain_error(error) == told
 
 
 @pytest.mark.parametrize(
     ("error", "code", "told"),
     [
         (ConfigError("wrong"), 2, "test_aws.py: error: wrong\n"),
-        (aws.AwsError("no"), 1, "test_aws.py: error: no\n"),
-        (aws.StillGoingError("later"), 1, "test_aws.py: error: later\n"),
+        (AwsError("no"), 1, "test_aws.py: error: no\n"),
+        (StillGoingError("later"), 1, "test_aws.py: error: later\n"),
         (
             errors.NoCredentialsError(),
             1,
-            f"test_aws.py: error: {aws.explain(errors.NoCredentialsError())}\n",
+            f"test_aws.py: error: {explain_error(errors.NoCredentialsError())}\n",
         ),
         (S3UploadFailedError("x"), 1, "test_aws.py: error: x\n"),
         (
@@ -122,7 +140,7 @@ def test_an_expected_error_is_a_line_and_an_exit_code(error, code, told, capsys)
     def command(argv):
         raise error
 
-    assert aws.run_script(command, []) == code
+    assert run_script(command, []) == code
     assert capsys.readouterr() == ("", told)
 
 
@@ -131,17 +149,17 @@ def test_a_mistake_in_the_code_is_not_dressed_up(capsys):
         raise KeyError("bug")
 
     with pytest.raises(KeyError):
-        aws.run_script(command, [])
+        run_script(command, [])
 
 
 def test_the_arguments_reach_the_command_and_its_code_comes_back():
-    assert aws.run_script(lambda argv: len(argv), ["a", "b", "c"]) == 3
+    assert run_script(lambda argv: len(argv), ["a", "b", "c"]) == 3
 
 
 def test_messages_of_aws_are_printed_as_they_are_however_long(capsys):
     text = "[red]not markup[/red] :smile: " + "x" * 300
 
-    aws.say(text)
+    say(text)
 
     assert capsys.readouterr().err == text + "\n"
 
@@ -199,12 +217,12 @@ def test_a_region_like_no_other_asks_for_a_newer_boto3(run, emulator):
 
 @pytest.mark.parametrize("region", ["us-gov-west-1", "cn-north-1", "eu-central-1"])
 def test_regions_of_all_partitions_are_known(region):
-    assert aws.make_session(None, region).region_name == region
+    assert make_session(None, region).region_name == region
 
 
 def test_an_endpoint_that_nobody_answers_is_told(run, emulator, monkeypatch):
-    config = aws.Config(retries={"total_max_attempts": 1}, connect_timeout=1)
-    monkeypatch.setattr(aws, "CLIENT_CONFIG", config)
+    config = Config(retries={"total_max_attempts": 1}, connect_timeout=1)
+    monkeypatch.setattr("aws.session.CLIENT_CONFIG", config)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
 
     outcome = run(get_cluster_status.main)
@@ -283,7 +301,7 @@ def test_keys_that_others_can_read_are_warned_of(run, account, tmp_path, mode, w
     ],
 )
 def test_the_reason_is_all_that_emr_says_once(status, told):
-    assert aws.failure_reason(status) == told
+    assert failure_reason(status) == told
 
 
 # Waiting.
@@ -291,12 +309,12 @@ def test_the_reason_is_all_that_emr_says_once(status, told):
 
 def make_clock():
     slept = []
-    return aws.Clock(now=lambda: float(sum(slept)), sleep=slept.append), slept
+    return Clock(now=lambda: float(sum(slept)), sleep=slept.append), slept
 
 
 def test_polling_pauses_between_looks_and_not_before_the_first():
     clock, slept = make_clock()
-    looks = aws.poll(iter("abc").__next__, every=15, clock=clock)
+    looks = poll(iter("abc").__next__, every=15, clock=clock)
 
     assert [next(looks), next(looks), next(looks)] == ["a", "b", "c"]
     assert slept == [15, 15]
@@ -320,18 +338,18 @@ def answers(*given):
 )
 def test_polling_slows_down_while_aws_throttles_or_is_away_and_speeds_up_again(error, capsys):
     clock, slept = make_clock()
-    looks = aws.poll(answers("a", error, error, "b", "c"), every=15, clock=clock)
+    looks = poll(answers("a", error, error, "b", "c"), every=15, clock=clock)
 
     assert [next(looks), next(looks), next(looks)] == ["a", "b", "c"]
     assert slept == [15, 30, 60, 15]
     told = capsys.readouterr().err.splitlines()
-    assert told[0] == f"warning: {aws.explain(error)}; asking again in 30 s"
+    assert told[0] == f"warning: {explain_error(error)}; asking again in 30 s"
     assert len(told) == 2
 
 
 def test_polling_never_pauses_longer_than_four_minutes():
     clock, slept = make_clock()
-    looks = aws.poll(answers(*[refusal("Throttling")] * 9, "a"), every=15, clock=clock)
+    looks = poll(answers(*[refusal("Throttling")] * 9, "a"), every=15, clock=clock)
 
     assert next(looks) == "a"
     assert max(slept) == slept[-1] == 240
@@ -341,17 +359,17 @@ def test_polling_raises_any_other_refusal_at_once():
     clock, slept = make_clock()
 
     with pytest.raises(errors.ClientError, match="ExpiredToken"):
-        next(aws.poll(answers(refusal("ExpiredToken")), clock=clock))
+        next(poll(answers(refusal("ExpiredToken")), clock=clock))
 
     assert slept == []
 
 
 def test_polling_gives_up_before_the_pause_that_would_be_too_long():
     clock, slept = make_clock()
-    looks = aws.poll(lambda: "a", every=15, timeout=40, clock=clock)
+    looks = poll(lambda: "a", every=15, timeout=40, clock=clock)
 
     assert [next(looks), next(looks), next(looks)] == ["a"] * 3
-    with pytest.raises(aws.StillGoingError, match="gave up waiting after 30 s; what was waited"):
+    with pytest.raises(StillGoingError, match="gave up waiting after 30 s; what was waited"):
         next(looks)
     assert slept == [15, 15]
 
@@ -359,14 +377,14 @@ def test_polling_gives_up_before_the_pause_that_would_be_too_long():
 def test_asking_once_does_not_ask_again_where_no_answer_came():
     asked = answers(errors.ReadTimeoutError(endpoint_url=URL), "second")
 
-    with pytest.raises(aws.AwsError, match=r"gave no answer .* run the same again"):
-        aws.ask_once(asked, every=0)
+    with pytest.raises(AwsError, match=r"gave no answer .* run the same again"):
+        ask_once(asked, every=0)
 
     assert asked() == "second"
 
 
 def test_the_once_client_does_not_retry(session):
-    assert aws.make_once_client(session).meta.config.retries["total_max_attempts"] == 1
+    assert make_once_client(session).meta.config.retries["total_max_attempts"] == 1
 
 
 def test_the_other_clients_slow_down_by_themselves(session):
@@ -387,14 +405,14 @@ def test_the_other_clients_slow_down_by_themselves(session):
     ],
 )
 def test_durations_read_well(seconds, text):
-    assert aws.duration(seconds) == text
+    assert duration(seconds) == text
 
 
 # Narrating.
 
 
 def test_off_a_terminal_each_new_state_is_one_plain_line(capsys):
-    with aws.Progress() as progress:
+    with Progress() as progress:
         for second in range(3):
             progress.show("STARTING", f"{second} s")
         progress.show("WAITING", "3 s")
@@ -405,9 +423,9 @@ def test_off_a_terminal_each_new_state_is_one_plain_line(capsys):
 def test_on_a_terminal_one_line_changes_in_place_and_the_last_one_stays(monkeypatch):
     output = io.StringIO()
     console = Console(file=output, force_terminal=True, highlight=False)
-    monkeypatch.setattr(aws, "make_console", lambda: console)
+    monkeypatch.setattr("aws.console.make_console", lambda: console)
 
-    with aws.Progress() as progress:
+    with Progress() as progress:
         progress.show("STARTING", "0 s")
         progress.show("WAITING", "9 s")
 
@@ -428,11 +446,11 @@ def test_on_a_terminal_one_line_changes_in_place_and_the_last_one_stays(monkeypa
     ],
 )
 def test_uris_are_split_as_emr_gives_them_back(uri, parts):
-    assert aws.split_uri(uri) == parts
+    assert split_uri(uri) == parts
 
 
 @pytest.mark.parametrize(
     ("path", "remote"), [("s3://b/x", True), ("s3a://b/x", True), ("data/s3", False)]
 )
 def test_paths_in_s3_are_told_from_folders(path, remote):
-    assert aws.is_s3(path) is remote
+    assert is_s3(path) is remote

@@ -14,7 +14,6 @@ from moto.glue.exceptions import GlueClientError
 from moto.glue.responses import GlueResponse
 
 import iac_publish_catalog
-from aws import AwsError, list_keys
 from aws.catalog import (
     TableChange,
     apply_change,
@@ -24,6 +23,8 @@ from aws.catalog import (
     fetch_registered,
     publish_catalog,
 )
+from aws.s3 import list_keys
+from aws.session import AwsError
 from configs import CatalogConfig, ConfigError, load_catalog_config
 from lake.tables import DATE_PARTS, SONGPLAYS, SONGS, TABLES, columns
 from tests.lake import DUCKDB_TYPES, build_sample_lake, make_rows, write_lake

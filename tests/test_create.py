@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 from botocore.exceptions import EndpointConnectionError, ReadTimeoutError
 
-import aws
 import iac_create
 from aws import prices as aws_prices
 from aws import requests as aws_requests
-from configs import load_emr_config
+from aws.console import Progress
+from aws.session import make_once_client
+from configs import DL_CFG, load_emr_config
 from tests.aws_fixtures import *  # noqa: F403 (fixtures)
 from tests.aws_fixtures import BUCKET, REGION
 from tests.emr_emulator import ClusterPlan
@@ -204,7 +205,7 @@ def test_a_wrong_setting_is_a_usage_error(create):
 
 
 def test_the_shipped_dl_cfg_asks_for_the_users_bucket(tmp_path, create):
-    outcome = create("--dry-run", "--config", str(iac_create.aws.DL_CFG))
+    outcome = create("--dry-run", "--config", str(DL_CFG))
 
     assert outcome.code == 2
     assert "[emr] code_uri = '': expected a folder such as s3://my-bucket/code" in outcome.last_line
@@ -665,7 +666,7 @@ def test_ctrl_c_stops_the_script_and_not_the_cluster(account, create, monkeypatc
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(aws.Progress, "show", interrupt)
+    monkeypatch.setattr(Progress, "show", interrupt)
 
     outcome = create()
 
@@ -680,7 +681,7 @@ def test_ctrl_c_stops_the_script_and_not_the_cluster(account, create, monkeypatc
 
 
 def test_run_job_flow_is_sent_again_only_where_aws_threw_it_out(account, create, monkeypatch):
-    monkeypatch.setattr(aws, "LONGEST_PAUSE", 0.0)
+    monkeypatch.setattr("aws.session.LONGEST_PAUSE", 0.0)
     account.throttle("RunJobFlow", 2)
 
     outcome = create("--no-wait")
@@ -708,7 +709,7 @@ def test_run_job_flow_is_sent_again_only_where_aws_threw_it_out(account, create,
     ],
 )
 def test_without_an_answer_nothing_is_sent_twice(account, create, monkeypatch, failure, told):
-    once = aws.make_once_client
+    once = make_once_client
     sent = []
 
     def make_broken(session):
@@ -720,7 +721,7 @@ def test_without_an_answer_nothing_is_sent_twice(account, create, monkeypatch, f
         sent.append(request)
         raise failure
 
-    monkeypatch.setattr(aws, "make_once_client", make_broken)
+    monkeypatch.setattr("iac_create.make_once_client", make_broken)
 
     outcome = create()
 

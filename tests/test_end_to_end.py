@@ -13,7 +13,7 @@ import re
 import duckdb
 import pytest
 
-import aws
+from aws.s3 import list_keys
 from iac_submit_etl import Exit
 from lake.tables import TABLES
 from tests.demo_aws import BUCKET, CREDENTIALS, emulated_account, read_sample, upload_sample
@@ -36,7 +36,7 @@ def account(tmp_path_factory):
 
 def objects(account, prefix):
     """What is in the bucket under a prefix, by key, unpacked."""
-    keys = aws.list_keys(account.s3, BUCKET, prefix)
+    keys = list_keys(account.s3, BUCKET, prefix)
     bodies = {key: account.s3.get_object(Bucket=BUCKET, Key=key)["Body"].read() for key in keys}
     return {
         key: gzip.decompress(body) if key.endswith(".gz") else body for key, body in bodies.items()

@@ -10,11 +10,12 @@ from pathlib import Path
 import boto3
 import pytest
 
-import aws
 import get_cluster_status
 import iac_create
 import iac_submit_etl
 import iac_terminate
+from aws.cluster import PROJECT_TAG
+from aws.session import make_session
 from configs import DL_CFG
 from tests.aws_fixtures import *  # noqa: F403 (fixtures)
 from tests.aws_fixtures import BUCKET
@@ -117,7 +118,7 @@ def test_the_policy_names_each_action_once_and_no_star():
 
 def test_only_clusters_with_the_projects_tag_can_be_made_used_and_ended():
     statements = {statement["Sid"]: statement for statement in POLICY["Statement"]}
-    key, value = aws.PROJECT_TAG
+    key, value = PROJECT_TAG
 
     assert statements["AskForTaggedClusters"]["Condition"] == {
         "StringEquals": {f"aws:RequestTag/{key}": value}
@@ -141,7 +142,6 @@ def test_the_policy_fits_the_names_of_the_shipped_dl_cfg():
 def called(monkeypatch):
     """The operations that the scripts' clients send, as service:operation."""
     operations = set()
-    make_session = aws.make_session
 
     def note(model, **_):
         service = model.service_model.service_name
@@ -152,7 +152,7 @@ def called(monkeypatch):
         session.events.register("before-call", note)
         return session
 
-    monkeypatch.setattr(aws, "make_session", make_noted)
+    monkeypatch.setattr("aws.session.make_session", make_noted)
     return operations
 
 
@@ -225,7 +225,7 @@ def test_no_secret_leaves_the_process(run, emulator, tmp_path, monkeypatch, wher
     assert [outcome.code for outcome in outcomes] == CODES, outcomes
     told = "".join(outcome.out + outcome.err for outcome in outcomes)
     assert not any(secret in told for secret in SECRETS)
-    session = aws.make_session(None, "us-west-2")
+    session = make_session(None, "us-west-2")
     left = list(texts(emulator, session))
     assert any("etl.py" in name for name, _, _ in left)  # the code was looked at as well
     for name, headers, body in left:

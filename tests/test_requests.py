@@ -8,7 +8,7 @@ import json
 import pytest
 from botocore.validate import validate_parameters
 
-import aws
+from aws.cluster import is_ours
 from aws.requests import (
     build_cluster_request,
     build_node_policy,
@@ -227,8 +227,8 @@ def test_a_tag_that_the_scripts_go_by_cannot_be_overwritten(key):
 
 
 def test_the_tag_in_the_request_is_the_one_that_clusters_are_found_by():
-    assert aws.is_ours({"Tags": build_cluster_request(config())["Tags"]})
-    assert not aws.is_ours({"Tags": []})
+    assert is_ours({"Tags": build_cluster_request(config())["Tags"]})
+    assert not is_ours({"Tags": []})
 
 
 def test_the_request_says_nothing_of_where_the_code_or_the_keys_are():

@@ -9,9 +9,9 @@ import json
 import pytest
 from rich.console import Console
 
-import aws
 import get_cluster_status
 import iac_create
+from aws.console import duration
 from configs import DL_CFG, load_emr_config
 from get_cluster_status import Answers, ClusterStatus, StepStatus, build_status
 from tests.aws_fixtures import *  # noqa: F403 (fixtures)
@@ -33,7 +33,7 @@ def status(run):
 def cluster(account, run, monkeypatch):
     """A cluster that waits, in an account whose time stands still."""
     cluster_id = run(iac_create.main).out.strip()
-    monkeypatch.setattr(aws, "now", lambda: NOW)
+    monkeypatch.setattr("get_cluster_status.utc_now", lambda: NOW)
     age(account.clusters[cluster_id], 0)
     account.ticking = False
     return account.clusters[cluster_id]
@@ -384,4 +384,4 @@ def test_on_a_terminal_clusters_are_panels_with_failures_in_red():
     text = output.getvalue()
     assert "─ n j-1 ─" in text
     assert "\x1b[31mFAILED 1 min 1 s, etl: why [so]" in text
-    assert aws.duration(55) in text
+    assert duration(55) in text

@@ -20,8 +20,8 @@ from botocore.config import Config
 from botocore.exceptions import ReadTimeoutError
 from botocore.validate import ParamValidator
 
-import aws
 import iac_submit_etl
+from aws.cluster import ACTIVE
 from aws.code import (
     ROOT,
     Code,
@@ -32,6 +32,8 @@ from aws.code import (
     refuse_secrets,
 )
 from aws.requests import build_cluster_request
+from aws.s3 import list_keys
+from aws.session import poll
 from configs import ConfigError, load_emr_config
 from iac_submit_etl import Exit, build_step, build_stop_step
 from lake.tables import TABLES
@@ -162,7 +164,7 @@ def test_nothing_is_uploaded_twice(submit, emulator, cluster):
 def test_only_what_is_missing_is_uploaded_again(submit, session, cluster):
     submit()
     s3 = session.client("s3")
-    (key,) = [key for key in aws.list_keys(s3, BUCKET, "code/") if key.endswith("/etl.py")]
+    (key,) = [key for key in list_keys(s3, BUCKET, "code/") if key.endswith("/etl.py")]
     s3.delete_object(Bucket=BUCKET, Key=key)
     assert "uploaded 1 of " in submit().err
 
@@ -383,13 +385,13 @@ def test_an_unfinished_step_is_waited_for_only_so_long(submit, emulator, cluster
 
 
 def test_minutes_are_minutes(submit, emulator, cluster, monkeypatch):
-    poll, timeouts = aws.poll, []
+    timeouts = []
 
     def poll_and_note(fetch, every, timeout=None, **options):
         timeouts.append(timeout)
         return poll(fetch, every, timeout, **options)
 
-    monkeypatch.setattr(aws, "poll", poll_and_note)
+    monkeypatch.setattr("iac_submit_etl.poll", poll_and_note)
     emulator.next_step = StepPlan(outcome="FAILED")
     submit("--timeout", "2", "--log-wait", "0.01")
     assert timeouts[-2:] == [120, 0.6]
@@ -429,7 +431,7 @@ def test_a_cluster_that_dies_is_enough_where_the_step_is_never_told_to_have_ende
 
 
 def test_a_throttled_look_is_repeated_more_slowly(submit, emulator, cluster, monkeypatch):
-    monkeypatch.setattr(aws, "CLIENT_CONFIG", Config(retries={"total_max_attempts": 1}))
+    monkeypatch.setattr("aws.session.CLIENT_CONFIG", Config(retries={"total_max_attempts": 1}))
     add_step = iac_submit_etl.add_step
 
     def throttle_after(*given):
@@ -458,7 +460,7 @@ def test_when_following_fails_the_step_is_said_to_go_on(submit, emulator, cluste
     assert outcome.code == Exit.STILL_RUNNING
     assert "the session token has expired" in outcome.last_line
     assert "goes on: run the same again to follow it" in outcome.last_line
-    assert emulator.clusters[cluster].state in aws.ACTIVE
+    assert emulator.clusters[cluster].state in ACTIVE
 
 
 # The same step.
@@ -479,7 +481,7 @@ def test_the_same_step_is_an_error_where_it_is_not_to_be_followed(submit, emulat
     (step,) = steps_of(emulator, cluster)
     assert outcome.code == Exit.FAILED
     assert f"on {cluster}: {step.id}; leave out --no-attach" in outcome.last_line
-    assert emulator.clusters[cluster].state in aws.ACTIVE
+    assert emulator.clusters[cluster].state in ACTIVE
 
 
 def test_other_arguments_are_another_step(submit, emulator, cluster):
@@ -502,7 +504,7 @@ def test_a_step_that_has_ended_can_be_run_again(submit, emulator, cluster):
 
 
 def test_a_step_is_not_sent_twice_when_no_answer_comes(submit, emulator, cluster, monkeypatch):
-    monkeypatch.setattr(aws, "make_once_client", make_lossy_client)
+    monkeypatch.setattr("iac_submit_etl.make_once_client", make_lossy_client)
     lost = submit()
     assert lost.code == Exit.FAILED
     assert "may have done it or not: run the same again" in lost.last_line
@@ -575,7 +577,7 @@ def test_without_terminate_after_the_cluster_stays(submit, emulator, cluster):
 def test_terminate_after_does_not_end_a_step_that_goes_on(submit, emulator, cluster):
     emulator.next_step = StepPlan(running=10**6)
     assert submit("--terminate-after", "--timeout", "0").code == Exit.STILL_RUNNING
-    assert emulator.clusters[cluster].state in aws.ACTIVE
+    assert emulator.clusters[cluster].state in ACTIVE
 
 
 def test_terminate_after_does_not_end_the_work_of_others(submit, emulator, cluster, session):

@@ -7,7 +7,6 @@ import io
 
 import pytest
 
-import aws
 import iac_create
 import iac_terminate
 from tests.aws_fixtures import *  # noqa: F403 (fixtures)
@@ -30,7 +29,7 @@ def terminate(run, monkeypatch):
 @pytest.fixture
 def make_cluster(account, run, monkeypatch):
     """Make a cluster that is two hours old."""
-    monkeypatch.setattr(aws, "now", lambda: NOW)
+    monkeypatch.setattr("iac_terminate.utc_now", lambda: NOW)
 
     def make(name="sparkify", *flags):
         cluster = account.clusters[run(iac_create.main, "--cluster-name", name, *flags).out.strip()]
