@@ -1,295 +1,294 @@
-"""What has to hold of the staged tables before anything is published.
+"""What must hold of the staged tables before anything is published.
 
-The rules stand beside each Table in tables.py. Here they become one query, whatever the number of
-tables. Each row is read once and makes a few statements: which rules it breaks, which values it
-refers to, which it can be referred to by. One shuffle brings together what is stated of the same.
-Many small queries would ask the same, but to plan each of them takes Spark longer than its data.
+Three queries ask for it, whatever the rules of the tables are:
+
+- build_partition_counts reads each table once: its rows, and how many of them break each rule.
+- build_source_key_counts counts the keys that the source has, and so the rows that must be there.
+- build_orphan_counts looks for references to rows that do not exist.
+
+A table is complete and its keys are unique if it has as many rows as the source has keys, and the
+XOR of the hashes of its keys equals that of the source. For example, let the source have the users
+7 and 8. Staged rows 7, 7, 8 are three and not two. Staged rows 7, 7 are two, but
+hash(7) ^ hash(7) = 0 is not hash(7) ^ hash(8).
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import date, timedelta
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyspark.sql import DataFrame, Row
 from pyspark.sql import functions as F
 
-from lake.tables import DATE_PARTS, SONGPLAYS, Table, columns
+from lake.tables import ARTISTS, DATE_PARTS, SONGPLAYS, SONGS, TIME, USERS, Table, columns
 
 if TYPE_CHECKING:
     from pyspark.sql.types import StructType
 
-ROWS, MATCHED = "rows", "plays with a song"
-SOURCE_KEYS = "keys in the source"
-CONTENT = "content"  # of each partition, which goes by a number made of its date parts
-PLACES = 10_000
-# The hashes of all keys of a table, folded into one number.
-KEYS_FOLDED, SOURCE_KEYS_FOLDED = "keys, folded", "keys in the source, folded"
-FOLDED = {ROWS: KEYS_FOLDED, SOURCE_KEYS: SOURCE_KEYS_FOLDED}
-# Counted by the way; every other measure counts offenders.
-FIGURES = (ROWS, MATCHED, SOURCE_KEYS, KEYS_FOLDED, SOURCE_KEYS_FOLDED)
-SHRUNK, FALLEN = 0.8, 1.0  # of the last run's rows; percentage points of matched plays
+# The measures of a table that are no rule: a rule counts rows that break it and must be 0.
+ROWS, KEYS_HASH = "rows", "hash of the keys"
+SOURCE_KEYS, SOURCE_KEYS_HASH = "keys in the source", "hash of the keys in the source"
+MATCHED = "plays with a song"
+MEASURES = (ROWS, KEYS_HASH, SOURCE_KEYS, SOURCE_KEYS_HASH, MATCHED)
+# A table that keeps less than this share of the rows of the last run is worth a warning.
+SHRUNK_SHARE = 0.8
+FALLEN_POINTS = 1.0  # so is a fall of the matched plays by more than this, in percentage points
 
-Counts = Mapping[tuple[str, str], int]  # (table, measure) -> count
+Counts = Mapping[tuple[str, str], int]  # (table, measure or rule) -> count
+DateParts = tuple[int, ...]  # the values of a partition's date columns, such as (2018, 11)
 
 
 class DataQualityError(Exception):
     """A staged table breaks a rule: which table, which rule and how often, in one line."""
 
 
-# ---- The query -----------------------------------------------------------------------------------
+class Findings(NamedTuple):
+    """What the queries found out about the staged tables."""
+
+    counts: Counts
+    plays_per_day: dict[str, int]  # by ISO date in UTC
+    fingerprints: Mapping[tuple[str, DateParts], str]  # by table and date parts
 
 
-def build_checks(
-    tables: Sequence[Table],
-    staged: Mapping[str, DataFrame],
-    source_keys: Mapping[str, DataFrame],
-    *,
-    fingerprints: bool = False,
-) -> DataFrame:
-    """The answer that read_checks understands: tally, part, marks, count, folded.
+# ---- The queries ---------------------------------------------------------------------------------
 
-    `source_keys` are the columns of each table's identity, from the source, however often. With
-    `fingerprints` it also tells what read_fingerprints wants to know, of every value of every row.
+
+def build_partition_counts(table: Table, rows: DataFrame, *, content: bool = False) -> DataFrame:
+    """One row per combination of date parts, and for songplays per day.
+
+    Columns: table, parts, day, rows, keys_hash, matched, broken (in the order of list_rules) and
+    content_hash, which is taken of all values only if `content` asks for it.
     """
-    number = list_tallies(tables).index
-    statements = [
-        state_rows(tables, table, staged[table.name], fingerprints=fingerprints) for table in tables
-    ]
-    counted_apart = []
-    for table in tables:
-        tally, keys = number((table.name, SOURCE_KEYS)), source_keys[table.name]
-        if "start_time" in table.identity:
-            counted_apart.append(count_keys(table, tally, keys))
-        else:
-            key = Statement(tally, key=_hash(*table.key), value=_hash(*table.identity))
-            statements.append(state(keys, [key]))
-    counted = count_statements(tables, functools.reduce(DataFrame.unionByName, statements))
-    return functools.reduce(DataFrame.unionByName, [counted, *counted_apart])
+    parts = ", ".join(date_parts_of(table))
+    is_fact = table.name == SONGPLAYS.name
+    broken = [f"count_if(NOT coalesce({rule}, false))" for rule in list_rules(table).values()]
+    grouped = rows.groupBy(
+        F.expr(f"CAST(array({parts}) AS ARRAY<INT>) AS parts"),
+        F.expr(f"{'DATE(start_time)' if is_fact else 'DATE(NULL)'} AS day"),
+    )
+    return grouped.agg(
+        F.lit(table.name).alias("table"),
+        F.count(F.lit(1)).alias("rows"),
+        F.expr(f"bit_xor({hash_of(table.identity)}) AS keys_hash"),
+        F.expr(f"{'count(song_id)' if is_fact else '0L'} AS matched"),
+        F.expr(f"CAST(array({', '.join(broken)}) AS ARRAY<BIGINT>) AS broken"),
+        F.expr(f"bit_xor({hash_of_content(table) if content else '0L'}) AS content_hash"),
+    )
 
 
-def list_tallies(tables: Sequence[Table]) -> list[tuple[str, str]]:
-    """What is counted, as (table, measure); a tally is known to the query by its place in here."""
-    return [
-        (table.name, measure)
-        for table in tables
-        for measure in (ROWS, SOURCE_KEYS, CONTENT, *list_references(table))
-    ]
+def date_parts_of(table: Table) -> list[str]:
+    """The partition columns of a table that are parts of a date."""
+    return [name for name in table.partition_by if name in DATE_PARTS]
 
 
-def list_references(table: Table) -> dict[str, tuple[str, ...]]:
-    """The references to be looked up, by the name of their rule: column, parent table and column.
+def list_rules(table: Table) -> dict[str, str]:
+    """What must hold of each row: the name of a rule, and the rule as SQL."""
+    rules = {f"{name} is not null": f"{name} IS NOT NULL" for name in (*table.key, *table.required)}
+    rules.update(table.rules)
+    if "start_time" in columns(table.schema):
+        rules.update(
+            {
+                f"{part} is start_time's": f"{part} = {part}(start_time)"
+                for part in date_parts_of(table)
+            }
+        )
+    return rules
 
-    A column of a table's identity is passed over: the keys of both tables are held against the
-    source already, and all the moments of the plays are too many to be looked up once more.
+
+def hash_of(names: Sequence[str]) -> str:
+    """A 64-bit hash as SQL; of a million values, two share one in one run of forty million."""
+    return f"xxhash64({', '.join(names)})"
+
+
+def hash_of_content(table: Table) -> str:
+    """A hash of all values of a row as SQL, and of which of them are null.
+
+    Spark's hash of a null is its seed, so that (a, null) and (null, a) would have the same hash.
     """
+    names = list(columns(table.schema))
+    nulls = " + ".join(f"IF({name} IS NULL, {1 << bit}, 0)" for bit, name in enumerate(names))
+    return hash_of([*names, nulls])
+
+
+def build_source_key_counts(table: Table, source: DataFrame) -> DataFrame:
+    """One row: table, keys and keys_hash that a table must have, by the rows of its source.
+
+    Keys are told apart by the table's key alone. So two plays with the same songplay_id are one
+    key here but two rows in the table, and the check fails.
+    """
+    if "start_time" in table.identity:
+        # Almost every row has its own key: aggregating before the shuffle would merge few of them.
+        source = source.repartition(*table.key)
+    keys = source.groupBy(*table.key).agg(F.expr(f"min({hash_of(table.identity)}) AS hash"))
+    return keys.select(
+        F.lit(table.name).alias("table"), F.count(F.lit(1)).alias("keys"), F.expr("bit_xor(hash)")
+    )
+
+
+def build_orphan_counts(table: Table, rule: str, staged: Mapping[str, DataFrame]) -> DataFrame:
+    """One row: table, rule, and how many rows of the table refer to a parent that is not there."""
+    column, parent, parent_column = list_references(table)[rule]
+    referred = (
+        staged[table.name].groupBy(F.col(column).alias("key")).agg(F.count("*").alias("rows"))
+    )
+    parents = staged[parent].select(F.col(parent_column).alias("key"))
+    orphans = referred.dropna(subset="key").join(parents, "key", "left_anti")
+    return orphans.agg(F.coalesce(F.sum("rows"), F.lit(0)).alias("rows")).select(
+        F.lit(table.name).alias("table"), F.lit(rule).alias("rule"), "rows"
+    )
+
+
+def list_references(table: Table) -> dict[str, tuple[str, str, str]]:
+    """The references to look up, by the name of their rule: column, parent table, parent's column.
+
+    A column of the table's identity is left out: the keys of both tables are compared with the
+    source already, and to look up the start_time of every play would be the largest join of all.
+    """
+    parents = {column: parent.split(".") for column, parent in table.references.items()}
     return {
-        f"{column} is in {parent}": (column, *parent.split("."))
-        for column, parent in table.references.items()
+        f"{column} is in {parent}.{parent_column}": (column, parent, parent_column)
+        for column, (parent, parent_column) in parents.items()
         if column not in table.identity
     }
 
 
-def list_marks(table: Table) -> dict[str, str]:
-    """What a row is marked for: the measures that it counts for, and when it does, as SQL."""
-    rules = {f"{name} is not null": f"{name} IS NOT NULL" for name in (*table.key, *table.required)}
-    rules.update(table.rules)
-    if "start_time" in columns(table.schema):
-        parts = [name for name in table.partition_by if name in DATE_PARTS]
-        rules.update({f"{part} is start_time's": f"{part} = {part}(start_time)" for part in parts})
-    marks = {name: f"NOT coalesce({rule}, false)" for name, rule in rules.items()}
-    return {**marks, MATCHED: "song_id IS NOT NULL"} if table.name == SONGPLAYS.name else marks
-
-
-class Statement(NamedTuple):
-    """What a row adds to a tally, as SQL: under which key, with which marks, and a value."""
-
-    tally: int
-    key: str
-    marks: str = "0"
-    value: str = "0"
-
-
-def state_rows(
-    tables: Sequence[Table], table: Table, rows: DataFrame, *, fingerprints: bool = False
-) -> DataFrame:
-    """What each row of a staged table states, of itself and as either side of a reference."""
-    number = list_tallies(tables).index
-    marks = [f"IF({when}, {1 << bit}, 0)" for bit, when in enumerate(list_marks(table).values())]
-    day = "UNIX_DATE(DATE(start_time))" if table.name == SONGPLAYS.name else "NULL"
-    itself = number((table.name, ROWS))
-    made = [Statement(itself, key=day, marks=" + ".join(marks), value=_hash(*table.identity))]
-    for child in tables:
-        for rule, (column, parent_table, parent_column) in list_references(child).items():
-            tally = number((child.name, rule))
-            if child == table:
-                made.append(Statement(tally, f"IF({column} IS NULL, NULL, {_hash(column)})"))
-            if parent_table == table.name:
-                made.append(Statement(tally, _hash(parent_column), value="1"))
-    if fingerprints:
-        made.append(state_content(table, number((table.name, CONTENT))))
-    return state(rows, made)
-
-
-def state_content(table: Table, tally: int) -> Statement:
-    """A hash of all that a row holds, under the number of its partition."""
-    names = columns(table.schema)
-    # The hash of a null leaves its seed as it was: which values are null is hashed as well.
-    nulls = " + ".join(f"IF({name} IS NULL, {1 << bit}, 0)" for bit, name in enumerate(names))
-    dated = [name for name in table.partition_by if name in DATE_PARTS]
-    partition = functools.reduce(lambda number, name: f"{number} * {PLACES} + {name}", dated, "0L")
-    return Statement(tally, key=partition, value=_hash(*names, nulls))
-
-
-def state(rows: DataFrame, statements: Sequence[Statement]) -> DataFrame:
-    """One row for each row and statement: tally, key, marks, value."""
-    structs = [
-        f"struct(INT({tally}) AS tally, BIGINT({key}) AS key, INT({marks}) AS marks, "
-        f"BIGINT({value}) AS value)"
-        for tally, key, marks, value in statements
-    ]
-    return rows.selectExpr(f"inline(array({', '.join(structs)}))")
-
-
-def count_statements(tables: Sequence[Table], statements: DataFrame) -> DataFrame:
-    """Rows by part and marks, each key of the source once, and the values that no parent has."""
-    tallies = list(enumerate(list_tallies(tables)))
-    is_row = F.col("tally").isin([n for n, (_, measure) in tallies if measure in (ROWS, CONTENT)])
-    is_key = F.col("tally").isin([n for n, (_, measure) in tallies if measure == SOURCE_KEYS])
-    is_orphan = F.col("key").isNotNull() & (F.col("greatest") == 0)
-    known = statements.groupBy("tally", "key", "marks").agg(
-        F.count(F.lit(1)).alias("stated"),
-        F.bit_xor("value").alias("folded"),
-        F.max("value").alias("greatest"),
-    )
-    count = F.when(is_row, F.col("stated")).otherwise((is_key | is_orphan).cast("long"))
-    folded = F.when(is_row, F.col("folded")).otherwise(F.col("greatest"))
-    return known.groupBy("tally", F.when(is_row, F.col("key")).alias("part"), "marks").agg(
-        F.sum(count).alias("count"), F.bit_xor(folded).alias("folded")
-    )
-
-
-def count_keys(table: Table, tally: int, source_keys: DataFrame) -> DataFrame:
-    """How many keys a table of events must have, and the hashes of their rows folded into one.
-
-    A table with as many rows whose hashes fold into the same number has each of these keys once:
-    none is missing, none is there twice, none is made up. Two plays whose songplay_id is the same
-    are one key here and two rows there.
-    """
-    # Nearly each row has a key of its own: to look for copies before the shuffle finds few.
-    together = source_keys.repartition(*table.key)
-    due = together.groupBy(*table.key).agg(F.min(F.expr(_hash(*table.identity))).alias("hash"))
-    return due.agg(F.count(F.lit(1)).alias("count"), F.bit_xor("hash").alias("folded")).selectExpr(
-        f"{tally} AS tally", "BIGINT(NULL) AS part", "0 AS marks", "count", "folded"
-    )
-
-
-def _hash(*names: str) -> str:
-    # Two of a million values share a hash in one run of forty million.
-    return f"xxhash64({', '.join(names)})"
-
-
-# ---- Its answer ----------------------------------------------------------------------------------
-
-
-def read_checks(tables: Sequence[Table], answer: Iterable[Row]) -> tuple[Counts, dict[str, int]]:
-    """The counts by table and measure, and the plays per day (UTC)."""
-    marks = {table.name: list(list_marks(table)) for table in tables}
-    tallies = list_tallies(tables)
-    measures = [
-        *(tally for tally in tallies if tally[1] != CONTENT),
-        *((name, FOLDED[measure]) for name, measure in tallies if measure in FOLDED),
-    ]
-    counts = dict.fromkeys([*measures, *((n, mark) for n in marks for mark in marks[n])], 0)
-    plays_per_day: dict[str, int] = {}
-    for tally, day, marked, count, folded in answer:
-        table, measure = tallies[tally]
-        if measure == CONTENT:
-            continue
-        counts[table, measure] += count
-        if measure in FOLDED:
-            counts[table, FOLDED[measure]] ^= folded or 0  # nothing to fold where there is no row
-        for bit, mark in enumerate(marks[table]):
-            counts[table, mark] += count if marked >> bit & 1 else 0
-        if day is not None:
-            name = str(date(1970, 1, 1) + timedelta(day))
-            plays_per_day[name] = plays_per_day.get(name, 0) + count
-    return counts, dict(sorted(plays_per_day.items()))
-
-
-def read_fingerprints(
-    tables: Sequence[Table], answer: Iterable[Row], partitions: Mapping[str, Iterable[str]]
-) -> dict[str, dict[str, str]]:
-    """What tells the rows of each partition, such as year=2018/month=11, from any others.
-
-    It is their number and a hash of all their values; their order does not count. Partitions that
-    have the same date parts, as those of all artists of a year, share one.
-    """
-    tallies = list_tallies(tables)
-    known = {
-        (*tallies[tally], number): f"{count} rows, {folded & (1 << 64) - 1:016x}"
-        for tally, number, _, count, folded in answer
-        if tallies[tally][1] == CONTENT
-    }
+def build_source_keys(songs: DataFrame, plays: DataFrame) -> dict[str, DataFrame]:
+    """The identity of each row that each table must have, as often as the source holds it."""
     return {
-        table: {partition: known[table, CONTENT, read_number(partition)] for partition in found}
-        for table, found in partitions.items()
+        table.name: source.select(*table.identity)
+        for source, tables in ((songs, (SONGS, ARTISTS)), (plays, (USERS, TIME, SONGPLAYS)))
+        for table in tables
     }
 
 
-def read_number(partition: str) -> int:
-    """The number of a partition, from its path; 0 where no date part is in it."""
+# ---- Their answers -------------------------------------------------------------------------------
+
+
+def read_findings(
+    tables: Sequence[Table],
+    staged: Mapping[str, DataFrame],
+    source_keys: Mapping[str, DataFrame],
+    *,
+    content: bool = False,
+) -> Findings:
+    """Run the three queries and bring their answers together."""
+    partitions = union(
+        build_partition_counts(table, staged[table.name], content=content) for table in tables
+    ).collect()
+    keys = union(build_source_key_counts(t, source_keys[t.name]) for t in tables).collect()
+    orphans = union(
+        build_orphan_counts(table, rule, staged)
+        for table in tables
+        for rule in list_references(table)
+    ).collect()
+    counts = {
+        **sum_partition_counts(tables, partitions),
+        **{(table, SOURCE_KEYS): count for table, count, _ in keys},
+        **{(table, SOURCE_KEYS_HASH): key_hash or 0 for table, _, key_hash in keys},
+        **{(table, rule): count for table, rule, count in orphans},
+    }
+    return Findings(counts, sum_plays_per_day(partitions), read_fingerprints(partitions))
+
+
+def union(frames: Iterable[DataFrame]) -> DataFrame:
+    """The rows of all frames: one query, which Spark plans faster than several."""
+    return functools.reduce(DataFrame.unionByName, frames)
+
+
+def sum_partition_counts(tables: Sequence[Table], partitions: Iterable[Row]) -> dict[Any, int]:
+    """The counts of whole tables, from those of their partitions."""
+    rules = {table.name: list(list_rules(table)) for table in tables}
+    counts = {
+        (table, measure): 0
+        for table, names in rules.items()
+        for measure in (ROWS, KEYS_HASH, MATCHED, *names)
+    }
+    for found in partitions:
+        counts[found.table, ROWS] += found.rows
+        counts[found.table, KEYS_HASH] ^= found.keys_hash
+        counts[found.table, MATCHED] += found.matched
+        for rule, broken in zip(rules[found.table], found.broken):
+            counts[found.table, rule] += broken
+    return counts
+
+
+def sum_plays_per_day(partitions: Iterable[Row]) -> dict[str, int]:
+    """The plays per day in UTC, in order."""
+    plays: dict[str, int] = {}
+    for found in partitions:
+        if found.day is not None:
+            plays[str(found.day)] = plays.get(str(found.day), 0) + found.rows
+    return dict(sorted(plays.items()))
+
+
+def read_fingerprints(partitions: Iterable[Row]) -> dict[tuple[str, DateParts], str]:
+    """The number of rows and the XOR of their hashes, by table and date parts."""
+    rows: dict[tuple[str, DateParts], int] = {}
+    hashes: dict[tuple[str, DateParts], int] = {}
+    for found in partitions:
+        place = (found.table, tuple(found.parts))
+        rows[place] = rows.get(place, 0) + found.rows
+        hashes[place] = hashes.get(place, 0) ^ found.content_hash
+    return {
+        place: f"{count} rows, {hashes[place] & (1 << 64) - 1:016x}"
+        for place, count in rows.items()
+    }
+
+
+def date_parts_in(partition: str) -> DateParts:
+    """The date parts of a partition's path: (2018, 11) for year=2018/month=11."""
     parts = dict(part.split("=") for part in partition.split("/") if part)
-    dated = [int(parts[name]) for name in parts if name in DATE_PARTS]
-    return functools.reduce(lambda number, part: number * PLACES + part, dated, 0)
+    return tuple(int(value) for name, value in parts.items() if name in DATE_PARTS)
+
+
+# ---- The verdict ---------------------------------------------------------------------------------
 
 
 def check_schema(table: Table, written: StructType) -> None:
-    """Raise DataQualityError unless a file holds the columns and types of the table's contract."""
+    """Raise DataQualityError unless a file holds the columns and types of the table."""
     found = {column.name: column.dataType.simpleString().upper() for column in written}
     due = {n: kind for n, kind in columns(table.schema).items() if n not in table.partition_by}
     if found != due:
-        raise DataQualityError(f"{table.name}: the staged files hold {found}, due is {due}")
+        raise DataQualityError(f"{table.name}: the staged files hold {found}, expected {due}")
 
 
 def check_counts(counts: Counts) -> None:
-    """Raise DataQualityError naming every rule that is broken, and every row lost or multiplied."""
+    """Raise DataQualityError naming every broken rule and every table with wrong rows."""
     broken = [
-        f"{table}: the rule '{measure}' fails for {count:,} rows"
-        for (table, measure), count in counts.items()
-        if count and measure not in FIGURES
+        f"{table}: the rule '{rule}' fails for {count:,} rows"
+        for (table, rule), count in counts.items()
+        if count and rule not in MEASURES
     ]
     tables = [table for table, measure in counts if measure == ROWS]
-    broken += [amiss for table in tables if (amiss := find_amiss(table, counts))]
+    broken += [fault for table in tables if (fault := find_fault(table, counts))]
     if broken:
         raise DataQualityError("; ".join(broken))
 
 
-def find_amiss(table: str, counts: Counts) -> str:
-    """What is wrong with a table's rows as a whole; '' if it has each key of the source once."""
+def find_fault(table: str, counts: Counts) -> str:
+    """What is wrong with the rows of a table as a whole; '' if they are those of the source."""
     rows, due = counts[table, ROWS], counts[table, SOURCE_KEYS]
     if not rows:
         return f"{table}: no row is staged, and an empty table is not published"
     if rows != due:
-        return f"{table}: {rows:,} rows are staged where the source has {due:,}"
-    if counts[table, KEYS_FOLDED] != counts[table, SOURCE_KEYS_FOLDED]:
-        return f"{table}: some of its {rows:,} keys are missing, twice or made up"
+        return f"{table}: {rows:,} rows are staged, but the source has {due:,} keys"
+    if counts[table, KEYS_HASH] != counts[table, SOURCE_KEYS_HASH]:
+        return f"{table}: some of its {rows:,} keys are missing, duplicate or not in the source"
     return ""
 
 
 def find_shrinkage(
     rows: Mapping[str, int], matched: int, previous_rows: Mapping[str, int], previous_matched: int
 ) -> list[str]:
-    """What looks wrong beside the last published run, though no rule forbids it."""
+    """What has become much less since the last published run, which no rule forbids."""
     warnings = [
         f"{table} shrank from {previous_rows[table]:,} to {count:,} rows"
         for table, count in rows.items()
-        if count < SHRUNK * previous_rows.get(table, 0)
+        if count < SHRUNK_SHARE * previous_rows.get(table, 0)
     ]
     now = 100 * matched / rows[SONGPLAYS.name]
     before = 100 * previous_matched / max(previous_rows.get(SONGPLAYS.name, 0), 1)
-    if now < before - FALLEN:
+    if now < before - FALLEN_POINTS:
         warnings.append(f"plays with a song fell from {before:.1f} to {now:.1f} %")
     return warnings

@@ -36,6 +36,7 @@ class Report:
     seconds: dict[str, float] = field(default_factory=dict)
     sources: dict[str, dict[str, Any]] = field(default_factory=dict)
     tables: dict[str, dict[str, int]] = field(default_factory=dict)
+    checks: int = 0  # rules and measures that held
     repaired_names: int = 0
     matched_plays: int = 0
     plays_per_day: dict[str, int] = field(default_factory=dict)

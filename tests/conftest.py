@@ -18,7 +18,7 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 import pytest  # noqa: E402
 from pyspark.sql import SparkSession  # noqa: E402
 
-import etl  # noqa: E402
+from lake import spark as lake_spark  # noqa: E402
 from tests.fault_summary import (  # noqa: E402, F401 (pytest calls them)
     pytest_sessionfinish,
     pytest_terminal_summary,
@@ -26,7 +26,9 @@ from tests.fault_summary import (  # noqa: E402, F401 (pytest calls them)
 )
 
 # Java starts as for the sample: its optimizing compiler would take a third of the tests' time.
-os.environ.setdefault("SPARK_SUBMIT_OPTS", f"{etl.QUICK_COMPILER} {etl.java_options(None)}")
+os.environ.setdefault(
+    "SPARK_SUBMIT_OPTS", f"{lake_spark.QUICK_COMPILER} {lake_spark.java_options(None)}"
+)
 
 
 @pytest.fixture(scope="session")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import datetime
 import json
 
-import etl
-from lake.sources import build_log_data, build_song_data
+from lake.lines import build_log_data, build_song_data
+from lake.spark import set_what_results_depend_on
+from lake.tables import TABLES, stored_schema
 
 TS = 1_541_105_830_796  # 2018-11-01 20:57:10.796 UTC, a Thursday
 
@@ -61,13 +62,13 @@ def text_frame(spark, *texts):
 
 def song_data(spark, *songs):
     """Song records as the job has them once they are parsed."""
-    etl.set_what_results_depend_on(spark)
+    set_what_results_depend_on(spark)
     return build_song_data(text_frame(spark, *map(json.dumps, songs)))
 
 
 def log_data(spark, *events):
     """Events as the job has them once they are parsed."""
-    etl.set_what_results_depend_on(spark)
+    set_what_results_depend_on(spark)
     return build_log_data(text_frame(spark, *map(json.dumps, events)))
 
 
@@ -119,9 +120,9 @@ def read_lake(spark, lake):
     """All five published tables of a lake: name -> sorted rows, columns in alphabetical order."""
     return {
         table.name: rows(
-            spark.read.schema(etl.stored_schema(table))
+            spark.read.schema(stored_schema(table))
             .parquet(f"{lake}/{table.name}")
             .transform(lambda frame: frame.select(*sorted(frame.columns)))
         )
-        for table in etl.TABLES
+        for table in TABLES
     }

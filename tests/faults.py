@@ -19,7 +19,8 @@ from types import SimpleNamespace
 from unittest import mock
 
 import etl
-from lake import publishing
+from lake import lock, paths, publishing
+from lake import run as lake_run
 from lake.report import Report
 from lake.storage import Disk, Storage, StorageError
 
@@ -180,7 +181,9 @@ class SmallLake:
         """Note what is published as a run that had published it would."""
         published = {table: self.storage().files(table) for table in TABLES}
         rows = fingerprints(rows)
-        contents = {table: publishing.describe(published[table], rows[table]) for table in TABLES}
+        contents = {
+            table: publishing.build_contents(published[table], rows[table]) for table in TABLES
+        }
         publishing.write_contents(self.storage(), contents)
 
     def texts(self, below: str) -> dict[str, str]:
@@ -216,14 +219,14 @@ class SmallLake:
 
     def lock_is_torn(self) -> bool:
         """Whether LOCK is there and names no one: its writer died in the middle of it."""
-        return publishing.lock_age(self.storage(), "asks") is not None and (
-            publishing.read_holder(self.storage()) is None
+        return lock.lock_age(self.storage(), "asks") is not None and (
+            lock.read_holder(self.storage()) is None
         )
 
     def let_lock_lapse(self) -> None:
         """Let LOCK, if there is one, be as old as if nobody had refreshed it for an hour."""
-        if (self.folder / publishing.LOCK).exists():
-            os.utime(self.folder / publishing.LOCK, (time.time() - 3600,) * 2)
+        if (self.folder / paths.LOCK).exists():
+            os.utime(self.folder / paths.LOCK, (time.time() - 3600,) * 2)
 
     def publish(self, rows: Lake, fault: Fault | None = None, **settings: object) -> None:
         """One whole run that stages these rows."""
@@ -238,17 +241,21 @@ class SmallLake:
     @contextlib.contextmanager
     def _without_spark(self, rows: Lake, fault: Fault) -> Iterator[None]:
         storage = FaultyStorage(self.storage(), fault, atomic_rename=self.atomic_rename)
+
+        def stage(run: lake_run.Run, _: object) -> None:
+            self.put(f"_etl/{run.report.run}", rows, run.report.run)
+
         staged = {
-            "open_storage": lambda *_: storage,
             "set_what_results_depend_on": lambda *_: None,
-            "read_source": lambda *_: None,
-            "stage_tables": lambda run, *_: self.put(run.staged(""), rows, run.report.run),
+            **dict.fromkeys(("read_source", "loaded", "plan_layout"), lambda *_: None),
+            **dict.fromkeys(("build_plays", "build_tables"), lambda *_: None),
+            "stage_tables": stage,
             "check_tables": lambda *_: {} if self.atomic_rename else fingerprints(rows),
         }
-        settle = dict.fromkeys(publishing.SETTLE_SECONDS, 0)
         with (
             mock.patch.multiple(etl, **staged),
-            mock.patch.object(publishing, "SETTLE_SECONDS", settle),
+            mock.patch.object(lake_run, "open_storage", return_value=storage),
+            mock.patch.multiple(lock, SETTLE_SECONDS=0, SETTLE_SECONDS_ON_S3=0),
         ):
             yield
 

@@ -9,7 +9,7 @@ import duckdb
 
 import etl
 from configs import load_etl_config
-from lake.publishing import new_run
+from lake.paths import new_run
 from lake.report import Report
 from lake.tables import SONGPLAYS, TABLES, TIME, columns
 

@@ -85,11 +85,14 @@ ARTISTS = """
 create view artists as
 select artist_id, artist_name as name, artist_location as location,
     artist_latitude as latitude, artist_longitude as longitude
-from good_songs
+from (
+    select *, count(*) over (partition by artist_id, artist_name) as name_count from good_songs)
 qualify row_number() over (
     partition by artist_id
     order by (latitude is not null and longitude is not null) desc,
         blank(location),
+        name_count desc,
+        length(name),
         coalesce(year, 0) desc,
         name, location, latitude, longitude) = 1;
 """

@@ -18,7 +18,7 @@ from pyspark import SparkConf
 from pyspark.java_gateway import launch_gateway
 from werkzeug.serving import make_server
 
-from lake import publishing
+from lake import paths
 from lake.storage import Storage
 from tests.faults import LEFT, SmallLake
 from tests.s3 import DUMMY_KEY, s3_settings
@@ -211,7 +211,7 @@ class S3Lake(SmallLake):
 
     def drop_lock(self):
         """Delete LOCK, as one who knows that its run is dead."""
-        self.client.delete_object(Bucket=BUCKET, Key=f"{self.folder}/{publishing.LOCK}")
+        self.client.delete_object(Bucket=BUCKET, Key=f"{self.folder}/{paths.LOCK}")
 
 
 def keys_of(boto, folder: str) -> list[str]:

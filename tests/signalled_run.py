@@ -14,7 +14,7 @@ import signal
 import sys
 
 import etl
-from lake import storage
+from lake import run, storage
 
 
 def main() -> int:
@@ -31,7 +31,7 @@ def main() -> int:
         for verb in ("write", "delete"):
             wrap(kind, verb, lambda *given, verb=verb: signal_before(f"{verb} {given[1]}"))
         wrap(kind, "rename", lambda _, old, new: signal_before(f"rename {old} to {new}"))
-    wrap(etl, "stage_table", lambda *given: signal_before(f"stage {given[2]}"))
+    wrap(run, "stage_table", lambda *given: signal_before(f"stage {given[2]}"))
     return etl.main(arguments)
 
 

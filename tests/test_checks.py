@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import datetime
-from dataclasses import replace
 
 import pytest
 from pyspark.sql import functions as F
 
 import etl
 from lake import checks
+from lake.layout import date_part
+from lake.lines import loaded
 from lake.tables import TABLES, columns
 from tests.factories import TS, event, log_data, song, song_data
 
@@ -21,24 +22,30 @@ EVENTS = [event(), event(ts=TS + 1), event(userId="8", level="paid"), event(user
 def sources(spark):
     """Both sources, with an event that was delivered twice, parsed once."""
     songs = song_data(spark, *SONGS).cache()
-    return songs, etl.match_songs(log_data(spark, *EVENTS), songs).cache()
+    return songs, log_data(spark, *EVENTS).cache()
 
 
 @pytest.fixture(scope="module")
 def sound(sources):
     """The tables as they have to be, computed once."""
-    built = etl.build_tables(sources[0], log_data(sources[0].sparkSession, *EVENTS))
+    built = etl.build_tables(*sources)
     for table in TABLES:
         for part in set(table.partition_by) - set(built[table.name].columns):
-            built[table.name] = built[table.name].withColumn(part, etl.date_part(part))
+            built[table.name] = built[table.name].withColumn(part, date_part(part))
     return {name: frame.cache() for name, frame in built.items()}
 
 
-def broken_rules(sources, staged):
+@pytest.fixture(scope="module")
+def keys(sources):
+    """The identity of each row that each table must have."""
+    songs, events = sources
+    return checks.build_source_keys(loaded(songs), etl.build_plays(events))
+
+
+def broken_rules(keys, staged):
     """What the checks say of staged tables, one complaint after another; '' of sound ones."""
-    answer = checks.build_checks(TABLES, staged, etl.build_source_keys(*sources)).collect()
     try:
-        checks.check_counts(checks.read_checks(TABLES, answer)[0])
+        checks.check_counts(checks.read_findings(TABLES, staged, keys).counts)
     except checks.DataQualityError as error:
         return str(error)
     return ""
@@ -50,34 +57,34 @@ def with_value(frame, where, column, value):
     return frame.selectExpr(*(f"{changed} AS {c}" if c == column else c for c in frame.columns))
 
 
-def test_sound_tables_break_no_rule(sources, sound):
-    assert broken_rules(sources, sound) == ""
+def test_sound_tables_break_no_rule(keys, sound):
+    assert broken_rules(keys, sound) == ""
 
 
 @pytest.mark.parametrize("table", [table.name for table in TABLES])
-def test_a_row_that_is_there_twice_is_told(sources, sound, table):
+def test_a_row_that_is_there_twice_is_told(keys, sound, table):
     twice = sound[table].unionByName(sound[table].limit(1))
-    assert f"{table}: " in broken_rules(sources, {**sound, table: twice})
+    assert f"{table}: " in broken_rules(keys, {**sound, table: twice})
 
 
 @pytest.mark.parametrize("table", [table.name for table in TABLES])
-def test_a_missing_row_is_told(sources, sound, table):
+def test_a_missing_row_is_told(keys, sound, table):
     less = sound[table].orderBy(*sound[table].columns).limit(sound[table].count() - 1)
-    assert f"{table}: " in broken_rules(sources, {**sound, table: less})
+    assert f"{table}: " in broken_rules(keys, {**sound, table: less})
 
 
 @pytest.mark.parametrize("table", [table.name for table in TABLES])
-def test_one_key_twice_in_the_place_of_another_is_told(sources, sound, table):
+def test_one_key_twice_in_the_place_of_another_is_told(keys, sound, table):
     first = sound[table].limit(1).collect()
     rows = sound[table].sparkSession.createDataFrame(
         first * sound[table].count(), sound[table].schema
     )
-    assert f"{table}: some of its" in broken_rules(sources, {**sound, table: rows})
+    assert f"{table}: some of its" in broken_rules(keys, {**sound, table: rows})
 
 
-def test_a_table_without_a_row_is_told(sources, sound):
+def test_a_table_without_a_row_is_told(keys, sound):
     empty = {**sound, "users": sound["users"].limit(0)}
-    assert "users: no row is staged" in broken_rules(sources, empty)
+    assert "users: no row is staged" in broken_rules(keys, empty)
 
 
 @pytest.mark.parametrize(
@@ -89,26 +96,24 @@ def test_a_table_without_a_row_is_told(sources, sound):
         if column != "start_time"
     ],
 )
-def test_a_reference_to_nothing_is_told(sources, sound, table, column, parent):
+def test_a_reference_to_nothing_is_told(keys, sound, table, column, parent):
     orphaned = with_value(sound[table], "true", column, "'nobody'")
-    said = broken_rules(sources, {**sound, table: orphaned})
-    assert f"{table}: the rule '{column} is in {parent}' fails for 1 rows" in said
+    said = broken_rules(keys, {**sound, table: orphaned})
+    rows = sound[table].count()
+    assert f"{table}: the rule '{column} is in {parent}' fails for {rows} rows" in said
 
 
-def test_a_play_at_a_moment_that_time_does_not_have_is_told(sources, sound):
+def test_a_play_at_a_moment_that_time_does_not_have_is_told(keys, sound):
     moved = with_value(sound["songplays"], "true", "start_time", "start_time + INTERVAL 1 SECOND")
-    said = broken_rules(sources, {**sound, "songplays": moved})
-    assert "songplays: some of its 3 keys are missing, twice or made up" in said
+    said = broken_rules(keys, {**sound, "songplays": moved})
+    assert "songplays: some of its 3 keys are missing, duplicate or not in the source" in said
 
 
-def test_two_plays_whose_songplay_id_is_the_same_are_told(sources, sound):
+def test_two_plays_whose_songplay_id_is_the_same_are_told(keys, sound):
     one_id = with_value(sound["songplays"], "true", "songplay_id", "7L")
-    keys = etl.build_source_keys(*sources)
-    keys["songplays"] = with_value(keys["songplays"], "true", "songplay_id", "7L")
-    answer = checks.build_checks(TABLES, {**sound, "songplays": one_id}, keys).collect()
-    counts, _ = checks.read_checks(TABLES, answer)
-    with pytest.raises(checks.DataQualityError, match="3 rows are staged where the source has 1"):
-        checks.check_counts(counts)
+    same = with_value(keys["songplays"], "true", "songplay_id", "7L")
+    said = broken_rules({**keys, "songplays": same}, {**sound, "songplays": one_id})
+    assert "songplays: 3 rows are staged, but the source has 1 keys" in said
 
 
 @pytest.mark.parametrize(
@@ -122,32 +127,21 @@ def test_two_plays_whose_songplay_id_is_the_same_are_told(sources, sound):
         ("songplays.year", "2019", "year is start_time's"),
     ],
 )
-def test_a_broken_rule_is_told_with_its_count(sources, sound, column, value, rule):
+def test_a_broken_rule_is_told_with_its_count(keys, sound, column, value, rule):
     table, _, column = column.partition(".")
     broken = with_value(sound[table], "true", column, value)
-    said = broken_rules(sources, {**sound, table: broken})
+    said = broken_rules(keys, {**sound, table: broken})
     assert f"{table}: the rule '{rule}' fails for {sound[table].count()} rows" in said
 
 
-def test_plays_are_counted_by_their_day(sources, sound):
+def test_plays_are_counted_by_their_day(keys, sound):
     next_day = "start_time + INTERVAL 1 DAY"
     moved = with_value(sound["songplays"], "user_id = '8'", "start_time", next_day)
-    answer = checks.build_checks(
-        TABLES, {**sound, "songplays": moved}, etl.build_source_keys(*sources)
-    )
-    _, plays_per_day = checks.read_checks(TABLES, answer.collect())
-    assert plays_per_day == {"2018-11-01": 2, "2018-11-02": 1}
+    found = checks.read_findings(TABLES, {**sound, "songplays": moved}, keys)
+    assert found.plays_per_day == {"2018-11-01": 2, "2018-11-02": 1}
 
 
 # ---- Fingerprints --------------------------------------------------------------------------------
-
-PARTITIONS = {
-    "songs": ("year=1999", "year=2001/artist_id=AR1", "year=2001/artist_id=AR2"),
-    "artists": ("",),
-    "users": ("",),
-    "time": ("year=2018/month=11",),
-    "songplays": ("year=2018/month=11",),
-}
 
 
 @pytest.fixture(scope="module")
@@ -156,35 +150,40 @@ def two_years(sound):
     return {**sound, "songs": with_value(sound["songs"], "song_id = 'SO2'", "year", "2001")}
 
 
-def fingerprints(sources, staged):
-    """What tells each partition's rows from others, from an answer that is sound besides."""
-    keys = etl.build_source_keys(*sources)
-    answer = checks.build_checks(TABLES, staged, keys, fingerprints=True).collect()
-    checks.check_counts(checks.read_checks(TABLES, answer)[0])
-    return checks.read_fingerprints(TABLES, answer, PARTITIONS)
+def fingerprints(keys, staged):
+    """The fingerprints by table and date parts, of tables that are sound besides."""
+    found = checks.read_findings(TABLES, staged, keys, content=True)
+    checks.check_counts(found.counts)
+    return found.fingerprints
 
 
-def test_a_fingerprint_tells_a_partitions_rows_whatever_their_order(sources, two_years):
-    known = fingerprints(sources, two_years)
-    assert {name: known[name][partitions[-1]][:7] for name, partitions in PARTITIONS.items()} == {
-        "songs": "1 rows,",
-        "artists": "2 rows,",
-        "users": "2 rows,",
-        "time": "2 rows,",
-        "songplays": "3 rows,",
+def test_a_fingerprint_tells_a_partitions_rows_whatever_their_order(keys, two_years):
+    known = fingerprints(keys, two_years)
+    assert {place: text[:7] for place, text in known.items()} == {
+        ("songs", (1999,)): "1 rows,",
+        ("songs", (2001,)): "1 rows,",
+        ("artists", ()): "2 rows,",
+        ("users", ()): "2 rows,",
+        ("time", (2018, 11)): "2 rows,",
+        ("songplays", (2018, 11)): "3 rows,",
     }
-    assert known["songs"]["year=2001/artist_id=AR1"] == known["songs"]["year=2001/artist_id=AR2"]
 
     other = {
         name: frame.coalesce(1).sortWithinPartitions(F.desc(frame.columns[0]))
         for name, frame in two_years.items()
     }
     other["songs"] = with_value(other["songs"], "year = 2001", "title", "'Third'")
-    then = fingerprints(sources, other)
+    then = fingerprints(keys, other)
 
-    assert then["songs"]["year=1999"] == known["songs"]["year=1999"]
-    assert then["songs"]["year=2001/artist_id=AR1"] != known["songs"]["year=2001/artist_id=AR1"]
-    assert {**then, "songs": ""} == {**known, "songs": ""}
+    assert {place for place in known if then[place] != known[place]} == {("songs", (2001,))}
+
+
+@pytest.mark.parametrize(
+    ("partition", "parts"),
+    [("", ()), ("year=2018/month=11", (2018, 11)), ("year=2001/artist_id=AR1", (2001,))],
+)
+def test_the_date_parts_of_a_partition_are_in_its_path(partition, parts):
+    assert checks.date_parts_in(partition) == parts
 
 
 def variants(schema):
@@ -210,6 +209,5 @@ def variants(schema):
 @pytest.mark.parametrize("table", TABLES, ids=lambda table: table.name)
 def test_a_fingerprint_is_of_every_value_and_of_where_nulls_are(spark, table):
     rows = spark.createDataFrame(variants(table.schema), table.schema)
-    content = checks.state_content(replace(table, partition_by=()), 0)
-    hashes = {row.value for row in checks.state(rows, [content]).collect()}
+    hashes = {row[0] for row in rows.selectExpr(checks.hash_of_content(table)).collect()}
     assert len(hashes) == rows.count() > 3 * len(rows.columns)

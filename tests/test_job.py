@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 import etl
-from lake import publishing
+from lake import layout, lock
+from lake import spark as lake_spark
 from lake.storage import Disk
 from lake.tables import TABLES
 from tests.factories import TS, event, read_lake, read_report, song, write_input
@@ -71,11 +72,11 @@ def test_a_small_table_of_many_files_is_written_by_all_cores(spark, tmp_path):
     )
 
     def written_by(path: Path) -> set[str]:
-        etl.stage_table(etl.lay_out(rows, songs, {}, 10_000), songs, path.as_uri(), 10_000)
+        layout.stage_table(layout.lay_out(rows, songs, {}, 10_000), songs, path.as_uri(), 10_000)
         return {file.name.split("-")[1] for file in path.rglob("*.parquet")}
 
     assert len(written_by(tmp_path / "before")) == 1
-    etl.set_what_suits(session, one_machine=True)
+    lake_spark.set_tasks(session, one_machine=True)
     assert len(written_by(tmp_path / "after")) == 2
 
 
@@ -152,7 +153,7 @@ def test_no_dictionary_is_tried_on_what_is_unique_in_almost_every_row(spark, tmp
     rows = spark.range(1000).selectExpr(
         "timestamp '2018-11-01' AS start_time", "1L AS songplay_id", "'free' AS level"
     )
-    etl.new_writer(rows.coalesce(1), f"file:{tmp_path}/rows").parquet(f"file:{tmp_path}/rows")
+    layout.new_writer(rows.coalesce(1), f"file:{tmp_path}/rows").parquet(f"file:{tmp_path}/rows")
     with_one = duckdb.sql(
         f"SELECT path_in_schema FROM parquet_metadata('{tmp_path}/rows/*.parquet') "
         "WHERE dictionary_page_offset IS NOT NULL"
@@ -181,7 +182,7 @@ def test_where_files_cannot_be_renamed_only_partitions_with_other_rows_are_repla
     spark, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setattr(Disk, "atomic_rename", False)
-    monkeypatch.setitem(publishing.SETTLE_SECONDS, False, 0)
+    monkeypatch.setattr(lock, "SETTLE_SECONDS_ON_S3", 0)
     lake = tmp_path / "lake"
     assert etl.main(write_input(tmp_path, SONGS, EVENTS)) == 0
     first = {path.relative_to(lake).as_posix() for path in lake.rglob("*.parquet")}
@@ -221,7 +222,7 @@ def test_only_a_partition_above_the_limit_is_spread_and_evenly(spark):
     moment = "timestamp_millis(id) AS start_time"
     months = spark.range(3_000).selectExpr(moment, "2018 AS year", "11 AS month")
     small = spark.range(100).selectExpr(moment, "2018 AS year", "12 AS month")
-    number = etl.build_file_number(etl.SONGPLAYS, {(2018, 11): 3_000, (2018, 12): 100}, 1_000)
+    number = layout.build_file_number(etl.SONGPLAYS, {(2018, 11): 3_000, (2018, 12): 100}, 1_000)
     sizes = months.union(small).groupBy("month", number.alias("file")).count().collect()
     assert {(row["month"], row["file"]) for row in sizes} == {*((11, n) for n in range(4)), (12, 0)}
     assert all(650 < row["count"] < 850 for row in sizes if row["month"] == 11)
@@ -309,12 +310,12 @@ def test_a_small_input_on_disk_is_spared_javas_optimizing_compiler(tmp_path, mon
     write_input(tmp_path, SONGS, EVENTS)
     size = sum(path.stat().st_size for path in tmp_path.rglob("*.json"))
     config = etl.EtlConfig(str(song_data), str(log_data), "lake", 5, 1000, 10, 10)
-    monkeypatch.setattr(etl, "SMALL_INPUT", size)
-    assert "-XX:TieredStopAtLevel=1" in etl.java_options(config).split()
-    monkeypatch.setattr(etl, "SMALL_INPUT", size - 1)
-    assert etl.java_options(config) == etl.COLLECTOR
+    monkeypatch.setattr(lake_spark, "SMALL_INPUT", size)
+    assert "-XX:TieredStopAtLevel=1" in lake_spark.java_options(config).split()
+    monkeypatch.setattr(lake_spark, "SMALL_INPUT", size - 1)
+    assert lake_spark.java_options(config) == lake_spark.COLLECTOR
     for elsewhere in ("s3://bucket/song_data", str(tmp_path / "missing")):
-        assert etl.java_options(replace(config, song_data=elsewhere)) == etl.COLLECTOR
+        assert lake_spark.java_options(replace(config, song_data=elsewhere)) == lake_spark.COLLECTOR
 
 
 def test_a_process_without_spark_submit_has_what_suits_a_laptop(tmp_path):

@@ -18,8 +18,10 @@ from unittest import mock
 
 import pytest
 
-from lake import publishing
-from lake.publishing import Lock, LockedError
+from lake import lock as lock_module
+from lake import paths, publishing
+from lake.lock import Lock, LockedError
+from lake.publishing import Action, Step
 from lake.storage import Disk, Storage, StorageError, open_storage
 from tests.fault_summary import tried
 from tests.faults import (
@@ -78,7 +80,7 @@ STORES = {"with an atomic rename": True, "with a rename that copies": False}
 def _runs_of_an_ended_process(monkeypatch):
     """The lock of a run that was killed is that of a dead process, as it would be."""
     process = dead_process()
-    monkeypatch.setattr(publishing.os, "getpid", lambda: process)
+    monkeypatch.setattr(lock_module.os, "getpid", lambda: process)
 
 
 @pytest.fixture
@@ -177,7 +179,7 @@ def hold_lock(lake, **changes):
     """LOCK as another run wrote it just now."""
     lock = Lock(lake.storage(), "other", 60)
     holder = {**dataclasses.asdict(lock.holder), "host": "elsewhere", **changes}
-    lake.storage().write(publishing.LOCK, json.dumps(holder))
+    lake.storage().write(paths.LOCK, json.dumps(holder))
 
 
 def test_a_run_at_work_is_named_with_its_start_and_the_way_out(lake):
@@ -243,7 +245,7 @@ def test_a_run_whose_lock_was_taken_over_stops(lake, moment):
         lake.publish(NEW, Fault(before=take_over))
     assert told
     assert bool(lake.plans()) == ("artists" in moment)
-    assert publishing.read_holder(lake.storage()).run == "other"
+    assert lock_module.read_holder(lake.storage()).run == "other"
     assert_nothing_lost(lake, OLD, NEW)
 
 
@@ -253,20 +255,20 @@ def test_a_run_that_was_paused_asks_before_it_goes_on(lake):
     lock.assert_held()
     hold_lock(lake)
     lock.assert_held()  # by the clock it cannot have been taken over
-    later = mock.patch.object(publishing.time, "time", return_value=lock._refreshed + 31)
+    later = mock.patch.object(lock_module.time, "time", return_value=lock._refreshed + 31)
     with later, pytest.raises(LockedError):
         lock.assert_held()
 
 
 def test_a_lock_is_refreshed_while_its_run_lives(lake):
     lock = Lock(lake.storage(), "slow", 0.5)
-    with mock.patch.dict(publishing.SETTLE_SECONDS, {True: 0}):
+    with mock.patch.object(lock_module, "SETTLE_SECONDS", 0):
         lock.acquire()
-    first = lake.storage().written(publishing.LOCK)
+    first = lake.storage().written(paths.LOCK)
     time.sleep(0.5)
-    assert lake.storage().written(publishing.LOCK) > first
+    assert lake.storage().written(paths.LOCK) > first
     lock.release()
-    assert not lake.storage().exists(publishing.LOCK)
+    assert not lake.storage().exists(paths.LOCK)
 
 
 # ---- Plans, errors, leftovers --------------------------------------------------------------------
@@ -418,7 +420,7 @@ def changes_of(lake, new):
     told = []
     lake.publish(new, Fault(before=told.append))
     found = (re.fullmatch(r"(?:rename \S+ to|delete) ([a-z]+(?:/\S+)?)", what) for what in told)
-    return {match[1] for match in found if match} - {publishing.LOCK}
+    return {match[1] for match in found if match} - {paths.LOCK}
 
 
 def published_files(lake):
@@ -487,21 +489,21 @@ def test_equal_rows_in_files_of_other_sizes_replace_the_old_ones(copying_lake):
 
 @pytest.mark.parametrize("note", ["", "[]", "{}", '{"songs": 1}', '{"songs": {"year=1999": []}}'])
 def test_a_note_of_what_is_published_that_makes_no_sense_is_as_good_as_none(copying_lake, note):
-    copying_lake.storage().write(publishing.PUBLISHED, note)
+    copying_lake.storage().write(paths.PUBLISHED, note)
     assert "songs/year=1999" in changes_of(copying_lake, SAME)
     assert changes_of(copying_lake, SAME) == set()
 
 
 def test_a_disk_needs_no_note_of_what_is_published(lake):
     lake.publish(NEW)
-    assert not lake.storage().exists(publishing.PUBLISHED)
+    assert not lake.storage().exists(paths.PUBLISHED)
 
 
 def test_how_much_is_left_alone_is_told():
     contents = {"songs": {"a": {}, "b": {}, "c": {}}, "time": {"a": {}, "b": {}}, "users": {"": {}}}
     some = publishing.TablePlan("songs", {"a": []}, ())
     whole = publishing.TablePlan("time", {"": []}, ())
-    told = publishing.tell_unchanged(publishing.Plan("run", [some, whole]), contents)
+    told = publishing.describe_unchanged(publishing.Plan("run", [some, whole]), contents)
     assert told == "3 of 6 partitions were up to date"
 
 
@@ -624,7 +626,7 @@ def test_a_disk_is_reached_without_hadoop(spark, tmp_path):
 
 def test_a_unit_that_is_half_in_place_loses_its_old_files_first_and_then_gets_the_rest():
     steps = publishing.build_steps({"a", "b"}, {"a", "old"}, {"a", "b"})
-    assert steps == [publishing.Step("delete", "old"), publishing.Step("move", "b")]
+    assert steps == [Step(Action.DELETE, "old"), Step(Action.MOVE, "b")]
     assert publishing.build_steps({"a"}, {"a"}, set()) == []
     assert publishing.build_steps({"a", "b"}, {"a"}, set()) is None
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-import etl
 from configs import DL_CFG, KEYS_CFG
+from lake.tables import TABLES, columns
 from tests.readme import SETTING, render
 
 ROOT = Path(__file__).parent.parent
@@ -55,10 +55,10 @@ def test_what_ships_needs_only_pyspark_and_the_standard_library(module):
     assert foreign <= {"pyspark", "py4j", "configs", "lake"}
 
 
-@pytest.mark.parametrize("table", etl.TABLES, ids=lambda table: table.name)
+@pytest.mark.parametrize("table", TABLES, ids=lambda table: table.name)
 def test_the_readme_names_each_table_with_its_columns(table):
     row = next(line for line in README.splitlines() if line.startswith(f"| `{table.name}` |"))
-    assert all(f"`{column}`" in row for column in etl.columns(table.schema))
+    assert all(f"`{column}`" in row for column in columns(table.schema))
 
 
 def test_the_readmes_settings_and_file_map_are_the_real_ones():

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 import etl
-from lake import publishing
-from lake.publishing import LockedError
+from lake import lock
+from lake.lock import LockedError
 from lake.storage import Storage, StorageError
 from tests.factories import TS, event, read_lake, song, write_input
 from tests.fault_summary import tried
@@ -102,7 +102,7 @@ def test_no_fault_of_s3_loses_a_row_and_the_next_run_mends_it(new_lake, server, 
 
 def test_the_lock_of_a_dead_run_lapses_by_the_clock_of_s3(new_lake, capsys):
     lake = new_lake()
-    publishing.Lock(lake.storage(), "dead", 60)._write()
+    lock.Lock(lake.storage(), "dead", 60)._write()
     with pytest.raises(LockedError, match=r"run dead \(process \d+ on .*, since 20.* UTC\)"):
         lake.publish(NEW)
     time.sleep(3)  # S3 tells the time in whole seconds

@@ -10,19 +10,8 @@ import pytest
 
 import etl
 from lake import sources
-from lake.sources import (
-    LOADED,
-    LOG_SCHEMA,
-    SourceError,
-    build_account,
-    build_log_data,
-    build_song_data,
-    check_account,
-    parse_lines,
-    read_log_files,
-    read_song_files,
-    rejected,
-)
+from lake.lines import LOADED, LOG_SCHEMA, build_log_data, build_song_data, parse_lines, rejected
+from lake.sources import SourceError, build_account, check_account, read_log_files, read_song_files
 from lake.storage import Storage
 from tests.factories import TS, event, song, text_frame
 

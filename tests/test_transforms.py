@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 import etl
-from lake.sources import loaded
+from lake.lines import loaded
 from tests.factories import TS, event, log_data, one_row, rows, song, song_data, utc
 
 MINUTE = 60_000
@@ -15,7 +15,7 @@ MINUTE = 60_000
 
 def plays_of(spark, *events):
     """Plays as the job has them once their songs are matched."""
-    return etl.build_plays(etl.match_songs(log_data(spark, *events), song_data(spark, song())))
+    return etl.match_songs(etl.build_plays(log_data(spark, *events)), song_data(spark, song()))
 
 
 def build(spark, songs, events):
@@ -63,17 +63,35 @@ BARE = {"artist_latitude": None, "artist_longitude": None, "artist_location": ""
     [
         (song(artist_location="", year=1), song(**{**BARE, "artist_location": "Rome", "year": 9})),
         (song(**{**BARE, "artist_location": "Rome", "year": 1}), song(**BARE, year=9)),
+        (song(artist_name="Eve", year=2000), song(artist_name="Eve & DMX", year=2001)),
         (song(artist_name="Z", year=2001), song(artist_name="A", year=2000)),
         (song(artist_name="A"), song(artist_name="B")),
         (song(artist_latitude=1.0), song(artist_latitude=2.0)),
     ],
-    ids=["coordinates", "location", "latest year", "name", "latitude"],
+    ids=["coordinates", "location", "shortest name", "latest year", "name", "latitude"],
 )
 def test_an_artist_is_the_best_described_record(spark, better, worse):
     better, worse = {**better, "song_id": "SO1"}, {**worse, "song_id": "SO2"}
     expected = rows(etl.build_artists(song_data(spark, better)))
     assert rows(etl.build_artists(song_data(spark, better, worse))) == expected
     assert rows(etl.build_artists(song_data(spark, worse, better))) == expected
+
+
+def test_an_artists_name_is_the_one_that_most_of_the_records_carry(spark):
+    records = [
+        song(artist_name="DMX", year=1999),
+        song(artist_name="Eve", song_id="SO2", year=2008),
+        song(artist_name="DMX", song_id="SO3", year=2000),
+    ]
+    for order in itertools.permutations(records):
+        assert one_row(etl.build_artists(song_data(spark, *order)))["name"] == "DMX"
+
+
+def test_an_artists_better_described_record_beats_the_commonest_name(spark):
+    bare = [song(**BARE, song_id=f"SO{n}", artist_name="DMX") for n in (2, 3)]
+    placed = song(artist_name="DMX / Eve / Jadakiss")
+    artist = one_row(etl.build_artists(song_data(spark, *bare, placed)))
+    assert artist["name"] == placed["artist_name"]
 
 
 def test_half_a_coordinate_is_no_description(spark):

@@ -1,0 +1,303 @@
+"""The steps of one run: read the sources, stage the tables, check them, publish them, report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from py4j.protocol import Py4JError, Py4JJavaError
+from pyspark.errors import PySparkException
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from lake import publishing
+from lake.checks import (
+    MATCHED,
+    ROWS,
+    DataQualityError,
+    Findings,
+    build_source_keys,
+    check_counts,
+    check_schema,
+    date_parts_in,
+    find_shrinkage,
+    read_findings,
+)
+from lake.layout import Sizes, count_partitions, lay_out, new_writer, stage_table
+from lake.lines import LOADED, rejected
+from lake.lock import Lock
+from lake.paths import REJECTS, REPORTS, partition_of, staged_path
+from lake.report import Report, now, tell
+from lake.sources import (
+    Source,
+    SourceError,
+    build_account,
+    check_account,
+    find_unreadable,
+    input_files,
+)
+from lake.spark import cancel_jobs, one_line
+from lake.storage import Storage, StorageError, open_storage
+from lake.tables import SONGPLAYS, SONGS, TABLES, TIME, Table, stored_schema
+
+if TYPE_CHECKING:
+    from configs import EtlConfig
+    from lake.publishing import Fingerprints
+
+LayOut = Callable[[Table, DataFrame], DataFrame]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the steps of one run share."""
+
+    spark: SparkSession
+    config: EtlConfig
+    storage: Storage
+    lock: Lock
+    report: Report
+
+    @property
+    def tables(self) -> list[Table]:
+        """The tables, partitioned as configured."""
+        partitions = self.config.partitions
+        return [replace(table, partition_by=partitions.get(table.name, ())) for table in TABLES]
+
+    def staged(self, name: str) -> str:
+        """Where this run stages a source or a table, as a full path."""
+        return self.storage.path(staged_path(self.report.run, name))
+
+
+# ---- Begin and end -------------------------------------------------------------------------------
+
+
+def open_run(spark: SparkSession, config: EtlConfig, report: Report) -> Run:
+    """A run on the lake at the configured output; it does not hold the lock yet."""
+    storage = open_storage(spark, config.output)
+    lock = Lock(storage, report.run, config.lock_minutes * 60)
+    return Run(spark, config, storage, lock, report)
+
+
+@contextmanager
+def locked(lock: Lock) -> Iterator[None]:
+    """Hold the lock, and first finish what earlier runs had committed."""
+    try:
+        taken_over = lock.acquire()
+        if taken_over:
+            tell(taken_over)
+        finish_earlier_runs(lock)
+        yield
+    finally:
+        lock.release()
+
+
+def finish_earlier_runs(lock: Lock) -> None:
+    """Finish the swap of every run that was interrupted after its commit, and say so."""
+    try:
+        for finished in publishing.recover(lock.storage, lock):
+            tell(finished)
+    except KeyboardInterrupt:
+        tell("the swap of an earlier run may not be complete: the next run finishes it")
+        raise
+
+
+@contextmanager
+def cleaned_up(run: Run) -> Iterator[None]:
+    """If the steps fail, stop what still runs, delete what is staged, and report the error."""
+    try:
+        yield
+    except BaseException as error:
+        run.report.error = one_line(error)
+        with suppress(Py4JError):
+            cancel_jobs(run.spark, interrupted=isinstance(error, KeyboardInterrupt))
+        tell(publishing.abandon(run.storage, run.report.run))
+        with suppress(StorageError):  # the user needs the first error, not this one
+            write_report(run.storage, run.report)
+            if isinstance(error, Exception):
+                run.lock.assert_not_taken()  # the run that took it has deleted what was staged
+        raise
+
+
+def write_report(storage: Storage, report: Report) -> None:
+    """Write the run's report as JSON."""
+    report.finished = now()
+    storage.write(f"{REPORTS}/{report.run}.json", report.as_json())
+
+
+# ---- Read ----------------------------------------------------------------------------------------
+
+
+def read_source(run: Run, source: Source) -> DataFrame:
+    """One row per record of a source with its outcome, parsed once into the staging area.
+
+    Its rejected records go to rejects/<run>, even if the run fails later. Raises SourceError if
+    the source cannot be read, holds nothing to load, or is rejected beyond the limit.
+    """
+    path = getattr(run.config, source.name)
+    with run.report.stage(source.name) as facts:
+        files, parsed = stage_source(run, source, path)
+        records = run.spark.read.schema(parsed.schema).parquet(run.staged(source.name))
+        outcomes = records.groupBy("outcome").agg(F.count(F.lit(1)), F.sum("repaired")).collect()
+        account = build_account({outcome: count for outcome, count, _ in outcomes})
+        account["files"] = len(input_files(files))
+        facts.append(f"{account['read']:,} records in {account['files']:,} files")
+    run.report.sources[source.name] = account
+    run.report.repaired_names += sum(count for outcome, _, count in outcomes if outcome == LOADED)
+    if account["rejected"]:
+        rejects = run.storage.path(f"{REJECTS}/{run.report.run}/{source.name}")
+        rejected(records).coalesce(1).write.json(rejects)
+        tell(f"           {source.name}: rejected records are in {rejects}")
+    check_account(source.name, path, account, run.config.max_rejected_percent)
+    return records
+
+
+def stage_source(run: Run, source: Source, path: str) -> tuple[DataFrame, DataFrame]:
+    """Parse a source into the staging area; returns its files as text, and the parsed records."""
+    try:
+        files = source.read(run.spark, path)
+    except PySparkException as error:
+        raise SourceError(f"{source.name}: cannot read {path}: {one_line(error)}") from error
+    parsed = source.build(files)
+    staged = run.staged(source.name)
+    try:
+        new_writer(parsed, staged).parquet(staged)
+    except (PySparkException, Py4JJavaError) as error:
+        unreadable = find_unreadable(files)
+        if not unreadable:
+            raise
+        raise SourceError(
+            f"{source.name}: cannot read {unreadable}: {one_line(error)}; fix or remove it, and "
+            "run again"
+        ) from error
+    return files, parsed
+
+
+# ---- Stage and check -----------------------------------------------------------------------------
+
+
+def plan_layout(run: Run, plays: DataFrame) -> LayOut:
+    """How rows go to files: a partition with more plays than the limit of rows has several."""
+    limit = run.config.max_rows_per_file
+    tables = {table.name: table for table in run.tables}
+    sizes: dict[tuple[str, ...], Sizes] = {}
+    if run.report.sources["log_data"]["loaded"] > limit:
+        layouts = {tables[TIME.name].partition_by, tables[SONGPLAYS.name].partition_by}
+        sizes = {partition_by: count_partitions(partition_by, plays) for partition_by in layouts}
+
+    def lay_out_table(table: Table, rows: DataFrame) -> DataFrame:
+        table = tables[table.name]
+        large = sizes.get(table.partition_by, {}) if "start_time" in table.identity else {}
+        return lay_out(rows, table, large, limit)
+
+    return lay_out_table
+
+
+def stage_tables(run: Run, tables: Mapping[str, DataFrame]) -> None:
+    """Write each table to the staging area."""
+    for table in run.tables:
+        with run.report.stage(table.name):
+            path = run.staged(table.name)
+            stage_table(tables[table.name], table, path, run.config.max_rows_per_file)
+
+
+def check_tables(run: Run, songs: DataFrame, plays: DataFrame) -> Fingerprints:
+    """Check what was really written; raises DataQualityError with table, rule and count.
+
+    Returns the fingerprint of each partition where the swap goes by partitions, else nothing.
+    """
+    by_partition = not run.storage.atomic_rename
+    with run.report.stage("checks") as facts:
+        files = {
+            table.name: run.storage.files(staged_path(run.report.run, table.name))
+            for table in run.tables
+        }
+        check_schemas(run, files)
+        staged = {table.name: read_staged(run, table) for table in run.tables}
+        source_keys = build_source_keys(songs, plays)
+        found = read_findings(run.tables, staged, source_keys, content=by_partition)
+        check_counts(found.counts)
+        run.report.checks = len(found.counts)
+        facts.append(f"{run.report.checks:,} checks, no rule broken")
+    note_findings(run.report, found, files)
+    warn_of_shrinkage(run)
+    return find_fingerprints(found, files) if by_partition else {}
+
+
+def read_staged(run: Run, table: Table) -> DataFrame:
+    """A staged table, read back from storage with the schema of its contract."""
+    return run.spark.read.schema(stored_schema(table)).parquet(run.staged(table.name))
+
+
+def check_schemas(run: Run, files: Mapping[str, Collection[str]]) -> None:
+    """Raise DataQualityError unless each table has files, and they have its columns and types."""
+    for table in run.tables:
+        if not files[table.name]:
+            raise DataQualityError(
+                f"{table.name}: no row is staged, and an empty table is not published"
+            )
+        first = f"{run.staged(table.name)}/{min(files[table.name])}"
+        check_schema(table, run.spark.read.parquet(first).schema)
+
+
+def note_findings(report: Report, found: Findings, files: Mapping[str, Mapping[str, int]]) -> None:
+    """Enter what the tables hold, and tell duplicates from loaded records."""
+    report.plays_per_day = found.plays_per_day
+    report.matched_plays = found.counts[SONGPLAYS.name, MATCHED]
+    for source, table in (("song_data", SONGS), ("log_data", SONGPLAYS)):
+        account, rows = report.sources[source], found.counts[table.name, ROWS]
+        account["duplicate"] = account["loaded"] - rows
+        account["loaded"] = rows
+    for name, sizes in files.items():
+        report.tables[name] = {
+            "rows": found.counts[name, ROWS],
+            "partitions": len(set(map(partition_of, sizes))),
+            "files": len(sizes),
+            "bytes": sum(sizes.values()),
+        }
+
+
+def warn_of_shrinkage(run: Run) -> None:
+    """Warn where the lake holds much less than after the last published run."""
+    for name in sorted(run.storage.files(REPORTS), reverse=True):
+        previous = json.loads(run.storage.read(f"{REPORTS}/{name}"))
+        if previous["status"] == "published":
+            rows = {table: known["rows"] for table, known in run.report.tables.items()}
+            before = {table: known["rows"] for table, known in previous["tables"].items()}
+            matched = run.report.matched_plays
+            for warning in find_shrinkage(rows, matched, before, previous["matched_plays"]):
+                run.report.warn(warning)
+            return
+
+
+def find_fingerprints(found: Findings, files: Mapping[str, Collection[str]]) -> Fingerprints:
+    """The fingerprint of each staged partition; those with equal date parts share one."""
+    return {
+        table: {
+            partition: found.fingerprints[table, date_parts_in(partition)]
+            for partition in set(map(partition_of, sizes))
+        }
+        for table, sizes in files.items()
+    }
+
+
+# ---- Publish -------------------------------------------------------------------------------------
+
+
+def publish_tables(run: Run, fingerprints: Fingerprints) -> None:
+    """Commit the staged tables and swap them in; after the commit a run can only be finished."""
+    with run.report.stage("commit"):
+        names = [table.name for table in run.tables]
+        plan, contents = publishing.build_plan(run.storage, run.report.run, names, fingerprints)
+        publishing.commit(run.storage, run.lock, plan)
+    with run.report.stage("swap") as facts:
+        publishing.swap(run.storage, run.lock, plan)
+        publishing.write_contents(run.storage, contents)
+        if fingerprints:
+            facts.append(publishing.describe_unchanged(plan, contents))
+    run.report.status = "published"
+    write_report(run.storage, run.report)
+    publishing.drop_staging(run.storage, run.report.run)
+    publishing.keep_latest(run.storage, run.config.keep_reports)
