@@ -7,7 +7,7 @@ RUN = JAVA_HOME="$$(sh setup-java.sh)" && export JAVA_HOME PATH="$(CURDIR)/$(BIN
 SCALE ?= small
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-aws archive test check lint bench notebook sql zip clean
+.PHONY: help demo demo-aws archive test check lint bench notebook sql clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -38,11 +38,8 @@ notebook: $(VENV)/.ready-dev ## open the notebooks on the lake that make demo ma
 sql: $(VENV)/.ready ## write sql/ anew from tables.py, after a change there
 	@$(RUN) python -m aws.redshift_sql
 
-zip: ## pack the project, without keys, environment and output, as dist/sparkify-data-lake.zip
-	@mkdir -p dist && python3 tests/make_zip.py dist/sparkify-data-lake.zip
-
 clean: ## remove all that running the project has made, but for the environment
-	rm -rf output data/song_data data/log_data dist bench-results .cache spark-warehouse
+	rm -rf output data/song_data data/log_data bench-results .cache spark-warehouse
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 $(VENV)/.ready: requirements.txt setup-venv.sh
