@@ -79,12 +79,15 @@ def run(tmp_path, monkeypatch):
     (project / "exploration").mkdir(parents=True)
     for module in ROOT.glob("*.py"):
         shutil.copy(module, project)
+    shutil.copytree(ROOT / "lake", project / "lake", ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path / "runtime"))
 
     def run_notebook(notebook, **environment):
         for name, value in environment.items():
             monkeypatch.setenv(name, str(value))
+        # Where a kernel sees this it does not show what its child processes write, as Java is.
+        monkeypatch.delenv("PYTEST_CURRENT_TEST")
         where = {"metadata": {"path": str(project / "exploration")}}
         NotebookClient(notebook, timeout=300, kernel_name="python3", resources=where).execute()
         return [output for cell in notebook.cells for output in cell.get("outputs", ())]
@@ -92,8 +95,8 @@ def run(tmp_path, monkeypatch):
     return run_notebook
 
 
-def printed(outputs):
-    return "".join(o.text for o in outputs if o.output_type == "stream" and o.name == "stdout")
+def printed(outputs, stream="stdout"):
+    return "".join(o.text for o in outputs if o.output_type == "stream" and o.name == stream)
 
 
 def published_tables(lake):
@@ -106,6 +109,7 @@ def test_star_schema_runs_on_the_sample(spark, tmp_path_factory, run):
     outputs = run(read("star_schema"), SPARKIFY_ETL_OUTPUT=lake)
     for table, facts in published_tables(lake).items():
         assert f"{table}: {facts['rows']:,} rows" in printed(outputs)
+    assert printed(outputs, "stderr") == ""  # none of Spark's log
     plots = [o.data["image/png"] for o in outputs if "image/png" in o.get("data", {})]
     assert len(plots) == len(QUESTIONS)
     assert all(width(plot) > 600 for plot in plots)
@@ -128,6 +132,7 @@ def test_etl_runs_on_the_sample_and_shows_what_a_change_to_the_job_changes(
         SPARKIFY_ETL_LOG_DATA=data / "log_data",
     )
     tables = published_tables(data / "lake")
+    assert printed(outputs, "stderr") == ""  # none of Spark's log
     assert f"events are {tables['songplays']['rows']:,} plays" in printed(outputs)
     users = tables["users"]["rows"]
     assert f"users: {users:,} rows added, {users:,} removed" in printed(outputs)
