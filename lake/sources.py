@@ -15,7 +15,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from lake.lines import FILTERED, LOADED, build_log_data, build_song_data
-from lake.storage import Disk, Storage, StorageError, open_storage
+from lake.storage import Disk, HadoopStorage, Storage, StorageError, open_storage
 
 FILE_PATH = "_metadata.file_path AS file"
 COMPRESSED = r"\.(gz|bz2|deflate|lz4|snappy|zst)$"  # what Hadoop decompresses by a file's ending
@@ -52,7 +52,7 @@ def read_log_files(spark: SparkSession, path: str) -> DataFrame:
 def _read_text(spark: SparkSession, storage: Storage, path: str, *, wholetext: bool) -> DataFrame:
     reader = spark.read.option("recursiveFileLookup", True)
     texts = None
-    if storage.is_flat and spark.version.startswith("3."):
+    if isinstance(storage, HadoopStorage) and storage.is_flat and spark.version.startswith("3."):
         # If this fails, Spark's public reader finds the files or says what is wrong.
         with suppress(StorageError, Py4JError, TypeError):
             texts = _read_listed_at_once(spark, storage, wholetext=wholetext)
@@ -62,7 +62,7 @@ def _read_text(spark: SparkSession, storage: Storage, path: str, *, wholetext: b
 
 
 def _read_listed_at_once(
-    spark: SparkSession, storage: Storage, *, wholetext: bool
+    spark: SparkSession, storage: HadoopStorage, *, wholetext: bool
 ) -> DataFrame | None:
     """The text of all files below a path in S3, listed with one request per thousand files.
 

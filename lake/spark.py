@@ -27,7 +27,8 @@ COLLECTOR = "-XX:+UseParallelGC"
 # 150 MB of JSON: without it the sample takes 20 s, with it 26 s.
 QUICK_COMPILER = "-XX:TieredStopAtLevel=1"
 SMALL_INPUT = 30_000_000  # bytes, maybe of gzip files
-OLDEST_JAVA = 17
+# What an error says where Java did not start, or is one that Hadoop 3.3 does not run on.
+SIGNS_OF_ANOTHER_JAVA = ("JAVA_GATEWAY_EXITED", "getSubject is not supported")
 CANCEL_ROUNDS, CANCEL_PAUSE = 20, 0.05  # seconds
 
 
@@ -57,8 +58,8 @@ def create_session(config: EtlConfig | None = None) -> SparkSession:
         )
     try:
         spark = builder.getOrCreate()
-    except PySparkRuntimeError as error:
-        if error.getErrorClass() != "JAVA_GATEWAY_EXITED":
+    except (PySparkRuntimeError, Py4JJavaError) as error:
+        if not any(sign in str(error) for sign in SIGNS_OF_ANOTHER_JAVA):
             raise
         raise ConfigError(describe_java_failure()) from None
     set_tasks(spark, one_machine=str(spark.sparkContext.master).startswith("local"))
@@ -114,7 +115,7 @@ def check_python_path(path: str) -> None:
 
 
 def describe_java_failure() -> str:
-    """Why Spark's Java process did not start, as far as the Java that it used tells."""
+    """Which Java Spark has tried to run on, and which one it needs."""
     home = os.environ.get("JAVA_HOME")
     java = str(Path(home, "bin", "java")) if home else "java"
     if not shutil.which(java):
@@ -122,10 +123,10 @@ def describe_java_failure() -> str:
     else:
         told = subprocess.run([java, "-version"], capture_output=True, text=True, check=False)  # noqa: S603 (the user's own Java)
         number = re.search(r'version "([^"]+)"', told.stderr)
-        found = f"{java} is version {number[1]}" if number else f"{java} does not start"
+        found = f"{java} is Java {number[1]}" if number else f"{java} does not start"
     return (
-        f"Spark could not start Java: {found}. It needs Java {OLDEST_JAVA} or newer: "
-        "install it and set JAVA_HOME, or let make demo do it"
+        f"Spark does not run on this Java: {found}. It needs Java 17 to 22: install one and set "
+        "JAVA_HOME to its folder, or run make demo, which brings one"
     )
 
 

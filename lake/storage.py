@@ -1,8 +1,8 @@
 """The few things that publishing does with files, on any store that Spark can write to.
 
 S3, HDFS and the rest are reached through Hadoop's FileSystem, as Spark does itself. A local disk is
-reached from here: Hadoop's class for it starts a process for every file that it lists, and where it
-cannot rename a folder it copies it file by file, so that its rename is not one step.
+reached by Python: Hadoop's class for it starts a process for every file that it lists, and where it
+cannot rename a folder it copies file by file, so that its rename is not atomic.
 """
 
 from __future__ import annotations
@@ -16,17 +16,20 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from py4j.protocol import Py4JError, Py4JJavaError
+
+from lake.paths import is_hidden
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-# Stores where renaming a folder is one atomic step. S3 copies and deletes, object by object.
+# Stores where the rename of a folder is atomic. S3 copies and deletes, object by object.
 ATOMIC_RENAME = ("file", "hdfs", "viewfs")
+# How a FileStatus prints itself. One text for the whole listing takes one call into the JVM, where
+# asking each FileStatus for its path and length would take three a file.
 FILE_STATUS = re.compile(r"\{path=(.*?); isDirectory=false; length=(\d+);")
-HIDDEN = re.compile(r"/[._]")
 NOT_ALLOWED = "the file system refused; check that this user may write to the folders above"
 
 
@@ -38,18 +41,55 @@ class MissingError(StorageError):
     """It failed because what it is about is not there."""
 
 
+class Storage(Protocol):
+    """The files of one lake; paths are relative to its root and use forward slashes.
+
+    Every method raises StorageError, in one line, where the store refuses or does not answer.
+    """
+
+    root: str
+    atomic_rename: bool
+
+    def path(self, relative: str) -> str:
+        """The full path of a file or folder, as Spark reads and writes it."""
+
+    def exists(self, relative: str) -> bool:
+        """Whether a file or a folder is there."""
+
+    def files(self, relative: str) -> dict[str, int]:
+        """The visible files below a folder, relative to it, with their bytes; {} without one."""
+
+    def folders(self, relative: str) -> list[str]:
+        """The names of the folders directly in a folder, in order; [] without a folder."""
+
+    def written(self, relative: str) -> float | None:
+        """When a file was written, in seconds by the store's clock; None where there is none."""
+
+    def read(self, relative: str) -> str:
+        """A small text file; raises MissingError where there is none."""
+
+    def write(self, relative: str, content: str) -> None:
+        """Write or replace a small text file, making the folders above it."""
+
+    def rename(self, source: str, target: str) -> None:
+        """Move a file or a folder to where nothing is yet, making the folders above it."""
+
+    def delete(self, relative: str) -> None:
+        """Delete a file, or a folder with all in it; do nothing where there is none."""
+
+
 def open_storage(spark: SparkSession, root: str) -> Storage:
     """The files of the lake at a path or URI."""
-    storage = Storage(spark, root)
+    storage = HadoopStorage(spark, root)
     return Disk(storage.root) if storage.root.startswith("file:") else storage
 
 
-class Storage:
-    """The files of one lake; paths are relative to its root and use forward slashes."""
+class HadoopStorage:
+    """The files of a lake on a store that Hadoop's FileSystem reaches: S3, HDFS."""
 
     def __init__(self, spark: SparkSession, root: str) -> None:
-        # PySpark has no public door to Hadoop's files. A class is looked up once: each part of its
-        # name is a question to the JVM that takes longer than most of what is done with it.
+        # PySpark has no public API for Hadoop's FileSystem, so this uses py4j. Classes are kept:
+        # each part of a dotted name costs a call into the JVM.
         jvm: Any = spark._jvm
         context: Any = spark.sparkContext._jsc
         self._new_path = jvm.org.apache.hadoop.fs.Path
@@ -57,7 +97,8 @@ class Storage:
         self._new_list = jvm.java.util.ArrayList
         self._to_text = jvm.org.apache.commons.io.IOUtils.toString
         self._changes = ThreadPoolExecutor(1)
-        self.root = root.rstrip("/") + "/"  # Hadoop takes s3://bucket for the user's home in it
+        # With a slash: Hadoop takes s3://bucket without a path for the user's home in that bucket.
+        self.root = root.rstrip("/") + "/"
         with _one_line("open", root):
             path = self._path("")
             self._filesystem = path.getFileSystem(context.hadoopConfiguration())
@@ -66,7 +107,7 @@ class Storage:
 
     @property
     def is_flat(self) -> bool:
-        """Whether the store knows names and no folders: S3 lists a thousand files at once."""
+        """Whether the store has no real folders, so that one request lists a thousand files: S3."""
         return str(self._filesystem.getScheme()) == "s3a"
 
     def path(self, relative: str) -> str:
@@ -79,28 +120,28 @@ class Storage:
             return bool(self._filesystem.exists(self._path(relative)))
 
     def files(self, relative: str) -> dict[str, int]:
-        """The data files below a folder, relative to it, and their bytes; none without a folder."""
+        """The visible files below a folder, relative to it, with their bytes; {} without one."""
         found = FILE_STATUS.findall(str(self.statuses(relative).toString()))
         start = len(self.path(relative).rstrip("/")) + 1
         return {path[start:]: int(size) for path, size in found}
 
     def statuses(self, relative: str) -> Any:  # noqa: ANN401 (a Java object)
-        """Hadoop's status of each data file below a folder, as a list in the JVM.
+        """Hadoop's FileStatus of each visible file below a folder, as a list in the JVM.
 
-        A few calls into the JVM however many files there are; on S3 one request a thousand.
+        It takes a few calls into the JVM for any number of files, and on S3 a request a thousand.
         """
         with _one_line("list", self.path(relative)):
             try:
                 found = self._to_list(self._filesystem.listFiles(self._path(relative), True))
             except Py4JJavaError as error:
-                # Where there are folders, it may be one further down that went away meanwhile.
+                # With real folders it may be a folder further down that was deleted meanwhile.
                 if not _is_missing(error) or (not self.is_flat and self.exists(relative)):
                     raise
                 return self._new_list()
             start = len(self.path(relative).rstrip("/"))
             paths = [path for path, _ in FILE_STATUS.findall(str(found.toString()))]
             for index in reversed(range(len(paths))):
-                if HIDDEN.search(paths[index], start):
+                if is_hidden(paths[index][start:].lstrip("/")):
                     del found[index]
             return found
 
@@ -147,7 +188,7 @@ class Storage:
             if not self.is_flat:
                 self._filesystem.mkdirs(self._path(target).getParent())
             if self.atomic_rename and self._filesystem.exists(self._path(target)):
-                raise OSError("something is there already")  # HDFS would move it into that
+                raise OSError("something is there already")  # HDFS would move it into that folder
             if not self._filesystem.rename(self._path(source), self._path(target)):
                 raise OSError(NOT_ALLOWED)
 
@@ -155,13 +196,13 @@ class Storage:
             self._change(rename)
 
     def delete(self, relative: str) -> None:
-        """Remove a file, or a folder with all in it; nothing there is fine."""
+        """Delete a file, or a folder with all in it; do nothing where there is none."""
 
         def delete() -> None:
             path = self._path(relative)
             if self._filesystem.delete(path, True) or self.is_flat:
                 return
-            # Some file systems tell of a failure by nothing but a false answer; S3's raises.
+            # Some file systems only return false when they fail; S3A raises.
             if self._filesystem.exists(path):
                 raise OSError(NOT_ALLOWED)
 
@@ -169,9 +210,9 @@ class Storage:
             self._change(delete)
 
     def _change(self, change: Callable[[], None]) -> None:
-        """Change files in a thread apart: an interrupt of this one does not break a change off.
+        """Change files in another thread, so that Ctrl-C cannot break a change off half-way.
 
-        A later change waits for it, so that the lock is not released while the JVM moves files on.
+        Later changes wait for it, so that the lock is not released while the JVM still moves files.
         """
         if threading.current_thread() is threading.main_thread():
             self._changes.submit(change).result()
@@ -182,14 +223,17 @@ class Storage:
         return self._new_path(self.path(relative))
 
 
-class Disk(Storage):
-    """The files of a lake on this machine."""
+class Disk:
+    """The files of a lake on this machine's disk."""
 
     atomic_rename = True
-    is_flat = False
 
     def __init__(self, root: str) -> None:
-        self.root = root  # as in file:/home/me/lake
+        self.root = root  # such as file:/home/me/lake
+
+    def path(self, relative: str) -> str:
+        """The full path of a file or folder, as Spark reads and writes it."""
+        return f"{self.root.rstrip('/')}/{relative}" if relative else self.root
 
     def exists(self, relative: str) -> bool:
         """Whether a file or a folder is there."""
@@ -197,12 +241,12 @@ class Disk(Storage):
             return self._local(relative).exists()
 
     def files(self, relative: str) -> dict[str, int]:
-        """The data files below a folder, relative to it, and their bytes; none without a folder."""
+        """The visible files below a folder, relative to it, with their bytes; {} without one."""
         start, found = self._local(relative), {}
         with _one_line("list", self.path(relative)):
             for folder, names, files in os.walk(start, onerror=_raise, followlinks=True):
-                names[:] = filter(_is_data, names)
-                for path in (Path(folder) / file for file in filter(_is_data, files)):
+                names[:] = [name for name in names if not is_hidden(name)]
+                for path in (Path(folder) / file for file in files if not is_hidden(file)):
                     found[path.relative_to(start).as_posix()] = path.stat().st_size
         return found
 
@@ -244,7 +288,7 @@ class Disk(Storage):
             self._local(source).rename(self._local(target))
 
     def delete(self, relative: str) -> None:
-        """Remove a file, or a folder with all in it; nothing there is fine."""
+        """Delete a file, or a folder with all in it; do nothing where there is none."""
         path = self._local(relative)
         with _one_line("delete", self.path(relative)):
             if path.is_dir() and not path.is_symlink():
@@ -276,10 +320,6 @@ def _cause(error: Py4JError | OSError) -> str:
         return error.strerror or str(error)
     java = getattr(error, "java_exception", None)
     return " ".join(str(java.toString()).split()) if java else "Spark's JVM has ended"
-
-
-def _is_data(name: str) -> bool:
-    return not name.startswith((".", "_"))
 
 
 def _raise(error: OSError) -> None:

@@ -19,7 +19,7 @@ from pyspark.java_gateway import launch_gateway
 from werkzeug.serving import make_server
 
 from lake import paths
-from lake.storage import Storage
+from lake.storage import HadoopStorage
 from tests.faults import LEFT, SmallLake
 from tests.s3 import DUMMY_KEY, s3_settings
 
@@ -167,7 +167,7 @@ class S3Lake(SmallLake):
     def __init__(self, spark: SimpleNamespace, client) -> None:
         super().__init__(f"lake{next(self.numbers)}", atomic_rename=False)
         self.client = client
-        self._storage = Storage(spark, f"s3a://{BUCKET}/{self.folder}")
+        self._storage = HadoopStorage(spark, f"s3a://{BUCKET}/{self.folder}")
 
     def storage(self):
         """The project's own storage of this lake."""

@@ -27,7 +27,7 @@ def main() -> int:
             pattern = ""  # once
             os.kill(os.getpid(), signal.Signals[name])
 
-    for kind in (storage.Storage, storage.Disk):
+    for kind in (storage.HadoopStorage, storage.Disk):
         for verb in ("write", "delete"):
             wrap(kind, verb, lambda *given, verb=verb: signal_before(f"{verb} {given[1]}"))
         wrap(kind, "rename", lambda _, old, new: signal_before(f"rename {old} to {new}"))

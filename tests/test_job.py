@@ -305,40 +305,6 @@ def test_an_unknown_flag_is_a_usage_error():
     assert raised.value.code == 2
 
 
-def test_a_small_input_on_disk_is_spared_javas_optimizing_compiler(tmp_path, monkeypatch):
-    song_data, log_data = (tmp_path / name for name in ("song_data", "log_data"))
-    write_input(tmp_path, SONGS, EVENTS)
-    size = sum(path.stat().st_size for path in tmp_path.rglob("*.json"))
-    config = etl.EtlConfig(str(song_data), str(log_data), "lake", 5, 1000, 10, 10)
-    monkeypatch.setattr(lake_spark, "SMALL_INPUT", size)
-    assert "-XX:TieredStopAtLevel=1" in lake_spark.java_options(config).split()
-    monkeypatch.setattr(lake_spark, "SMALL_INPUT", size - 1)
-    assert lake_spark.java_options(config) == lake_spark.COLLECTOR
-    for elsewhere in ("s3://bucket/song_data", str(tmp_path / "missing")):
-        assert lake_spark.java_options(replace(config, song_data=elsewhere)) == lake_spark.COLLECTOR
-
-
-def test_a_process_without_spark_submit_has_what_suits_a_laptop(tmp_path):
-    script = """if True:
-        import sys, etl
-        from pyspark.sql import SparkSession
-        code = etl.main(sys.argv[1:])
-        print(SparkSession.active().conf.get("spark.driver.extraJavaOptions"))
-        sys.exit(code)"""
-    finished = subprocess.run(
-        [sys.executable, "-c", script, *write_input(tmp_path, SONGS, EVENTS)],
-        env={name: value for name, value in os.environ.items() if not name.startswith("PYSPARK_G")},
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=ROOT,
-    )
-    assert finished.returncode == 0, finished.stderr[-2000:]
-    told = finished.stdout.splitlines()[-1].split()
-    assert told[:2] == ["-XX:+UseParallelGC", "-XX:TieredStopAtLevel=1"]
-    assert told[2].startswith("-Dlog4j2.configurationFile=file:")
-
-
 def test_a_process_of_its_own_in_another_zone_publishes_the_same(spark, tmp_path):
     flags = write_input(tmp_path, SONGS, EVENTS)
     assert etl.main(flags) == 0

@@ -22,7 +22,7 @@ from lake import lock as lock_module
 from lake import paths, publishing
 from lake.lock import Lock, LockedError
 from lake.publishing import Action, Step
-from lake.storage import Disk, Storage, StorageError, open_storage
+from lake.storage import Disk, HadoopStorage, StorageError, open_storage
 from tests.fault_summary import tried
 from tests.faults import (
     KINDS,
@@ -559,7 +559,7 @@ def storage(request, tmp_path):
     """The two kinds of storage, on the same kind of folder."""
     if request.param == "disk":
         return Disk(f"file:{tmp_path}")
-    return Storage(request.getfixturevalue("spark"), str(tmp_path))
+    return HadoopStorage(request.getfixturevalue("spark"), str(tmp_path))
 
 
 def test_a_storage_hides_what_readers_do_not_see(storage):

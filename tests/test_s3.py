@@ -16,7 +16,7 @@ import pytest
 import etl
 from lake import lock
 from lake.lock import LockedError
-from lake.storage import Storage, StorageError
+from lake.storage import HadoopStorage, StorageError
 from tests.factories import TS, event, read_lake, song, write_input
 from tests.fault_summary import tried
 from tests.faults import assert_nothing_lost, lake_rows
@@ -113,7 +113,7 @@ def test_the_lock_of_a_dead_run_lapses_by_the_clock_of_s3(new_lake, capsys):
 
 def test_a_bucket_without_a_folder_is_a_lake(hadoop):
     for root in (f"s3a://{BUCKET}", f"s3a://{BUCKET}/"):
-        assert Storage(hadoop, root).path("songs") == f"s3a://{BUCKET}/songs"
+        assert HadoopStorage(hadoop, root).path("songs") == f"s3a://{BUCKET}/songs"
 
 
 def run_on_s3(endpoint, *arguments):

@@ -12,7 +12,7 @@ import etl
 from lake import sources
 from lake.lines import LOADED, LOG_SCHEMA, build_log_data, build_song_data, parse_lines, rejected
 from lake.sources import SourceError, build_account, check_account, read_log_files, read_song_files
-from lake.storage import Storage
+from lake.storage import HadoopStorage
 from tests.factories import TS, event, song, text_frame
 
 GOOD = json.dumps(event())
@@ -259,8 +259,8 @@ def test_a_listing_made_at_once_finds_what_sparks_own_does(
     (tmp_path / "A/7.json.gz").write_bytes(gzip.compress(b"packed\n"))
     if inner_classes == "others":
         monkeypatch.setattr(sources, "_read_listed_at_once", mock.Mock(side_effect=TypeError))
-    storage = Storage(spark, str(tmp_path))
-    monkeypatch.setattr(Storage, "is_flat", True)
+    storage = HadoopStorage(spark, str(tmp_path))
+    monkeypatch.setattr(HadoopStorage, "is_flat", True)
     texts = sources._read_text(spark, storage, str(tmp_path), wholetext=wholetext)
     reader = spark.read.option("recursiveFileLookup", True)
     due = reader.text(str(tmp_path), wholetext=wholetext).selectExpr("_metadata.file_path", "value")
@@ -274,8 +274,8 @@ def test_a_pattern_of_paths_is_left_to_spark(spark, tmp_path, monkeypatch):
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).write_text(name)
     path = f"{tmp_path}/*"
-    monkeypatch.setattr(Storage, "is_flat", True)
-    texts = sources._read_text(spark, Storage(spark, path), path, wholetext=True)
+    monkeypatch.setattr(HadoopStorage, "is_flat", True)
+    texts = sources._read_text(spark, HadoopStorage(spark, path), path, wholetext=True)
     assert {row["line"] for row in texts.collect()} == {"A/1.json", "B/2.json"}
 
 
