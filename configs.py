@@ -16,6 +16,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from lake.tables import TABLES, Table
+
 DL_CFG = Path(__file__).with_name("dl.cfg")
 KEYS_CFG = Path(__file__).with_name("keys.cfg")
 
@@ -24,13 +26,6 @@ SECTIONS = (
     *("etl", "partitions", "emr", "spark", "s3", "tags", "prices"),
     *("catalog", "redshift"),
 )
-
-# The columns that a table can be partitioned by; tables without a year or a date have no entry.
-PARTITION_CHOICES: Mapping[str, tuple[str, ...]] = {
-    "songs": ("year", "artist_id"),
-    "time": ("year", "month", "day"),
-    "songplays": ("year", "month", "day"),
-}
 
 ConfigT = TypeVar("ConfigT")
 Flags = Mapping[tuple[str, str], str]  # (section, key) -> the value given on the command line
@@ -190,10 +185,6 @@ class Settings:
         self.flags = flags or {}
         self.file = _read(path)
 
-    def has(self, section: str, key: str) -> bool:
-        """Whether a key is set anywhere, be it to nothing."""
-        return self._find(section, key)[1] is not None
-
     def get(self, section: str, key: str, parse: Callable[[str], Any], expects: str) -> Any:  # noqa: ANN401
         """The parsed value of a key, or a ConfigError that names its place and what it expects."""
         where, value = self._find(section, key)
@@ -245,8 +236,9 @@ def load_etl_config(
 ) -> EtlConfig:
     """The job's settings; raises ConfigError for the first one that is missing or wrong."""
     settings = open_dl_cfg(path, flags, environ)
-    settings.check_keys("partitions", tuple(PARTITION_CHOICES))
-    partitions = {table: _partition(settings, table) for table in PARTITION_CHOICES}
+    tables = [table for table in TABLES if table.partition_choices]
+    settings.check_keys("partitions", [table.name for table in tables])
+    partitions = {table.name: _partition(settings, table) for table in tables}
     return dataclasses.replace(load_section(settings, "etl", EtlConfig), partitions=partitions)
 
 
@@ -313,8 +305,8 @@ def load_section(settings: Settings, section: str, shape: Callable[..., ConfigT]
     return shape(**values)
 
 
-def _partition(settings: Settings, table: str) -> tuple[str, ...]:
-    choices = PARTITION_CHOICES[table]
+def _partition(settings: Settings, table: Table) -> tuple[str, ...]:
+    choices = table.partition_choices
 
     def parse(value: str) -> tuple[str, ...]:
         columns = names(value)
@@ -323,7 +315,7 @@ def _partition(settings: Settings, table: str) -> tuple[str, ...]:
         return columns
 
     expects = f"a list of {', '.join(choices)}, or nothing for an unpartitioned table"
-    return settings.get("partitions", table, parse, expects)  # type: ignore[no-any-return]
+    return settings.get("partitions", table.name, parse, expects)  # type: ignore[no-any-return]
 
 
 def _read(path: Path) -> configparser.ConfigParser:

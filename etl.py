@@ -42,7 +42,7 @@ from lake.run import (
 from lake.sources import LOG_DATA, SONG_DATA, SourceError
 from lake.spark import create_session, one_line, set_what_results_depend_on
 from lake.storage import StorageError, open_storage
-from lake.tables import ARTISTS, SONGPLAYS, SONGS, TABLES, TIME, USERS, Table, columns
+from lake.tables import ARTISTS, SONGPLAYS, SONGS, TABLES, TIME, USERS, Table
 
 # ---- The tables: DataFrames in, a DataFrame out --------------------------------------------------
 
@@ -134,7 +134,7 @@ def build_users(plays: DataFrame) -> DataFrame:
     """One row per user_id, as of the user's latest play."""
     latest = [F.col(name).desc_nulls_last() for name in PLAY_KEY if name != "user_id"]
     ties = _ascending("level", "first_name", "last_name", "gender")  # of copies of that play
-    return first_per_key(plays, ["user_id"], [*latest, *ties]).select(*columns(USERS.schema))
+    return first_per_key(plays, ["user_id"], [*latest, *ties]).select(*USERS.columns)
 
 
 def build_time(plays: DataFrame) -> DataFrame:
@@ -151,7 +151,7 @@ def build_time(plays: DataFrame) -> DataFrame:
     # row_number() and not distinct(): the write is sorted by start_time and reuses this sort.
     moments = plays.select("start_time", *layout)
     moments = first_per_key(moments, [*layout, "start_time"], [start_time]).withColumns(parts)
-    return moments.select(*dict.fromkeys([*columns(TIME.schema), *layout]))
+    return moments.select(*dict.fromkeys([*TIME.columns, *layout]))
 
 
 def build_songplays(plays: DataFrame) -> DataFrame:
@@ -159,7 +159,7 @@ def build_songplays(plays: DataFrame) -> DataFrame:
     layout = layout_of(plays)
     order = ("level", "song_id", "artist_id", "location", "user_agent")
     unique = first_per_key(plays, [*layout, *PLAY_KEY], _ascending(*order))
-    return unique.select(*columns(SONGPLAYS.schema), *layout)
+    return unique.select(*SONGPLAYS.columns, *layout)
 
 
 def songplay_id() -> Column:

@@ -15,7 +15,7 @@ from urllib.parse import unquote
 from aws.cluster import PROJECT_TAG
 from aws.s3 import list_keys, split_uri
 from aws.session import AwsError
-from lake.tables import DATE_PARTS, TABLES, Table, columns
+from lake.tables import DATE_PARTS, TABLES, Table
 
 if TYPE_CHECKING:
     import boto3
@@ -122,7 +122,7 @@ def partition_names(folder: str) -> tuple[str, ...]:
 def check_partition_names(table: Table, location: str) -> None:
     """Raise an AwsError for a folder that is no partition."""
     for name in table.partition_by:
-        if name not in columns(table.schema) and name not in DATE_PARTS:
+        if name not in table.columns and name not in DATE_PARTS:
             raise AwsError(f"{location} has folders by {name!r}, which is no partition column")
 
 
@@ -137,7 +137,7 @@ def partition_values(table: Table, folder: str) -> Values:
 
 def column_type(table: Table, name: str) -> str:
     """A column's type in the catalogue; a partition column that is derived is a number."""
-    return GLUE_TYPES[columns(table.schema).get(name, "INT")]
+    return GLUE_TYPES[table.columns.get(name, "INT")]
 
 
 def build_table_input(published: Published) -> TableInputTypeDef:
@@ -167,7 +167,7 @@ def build_partition_inputs(published: Published) -> dict[Values, PartitionInputT
 
 def build_storage(table: Table, location: str) -> Any:  # noqa: ANN401 (one dict, two TypedDicts)
     """Where and how rows are stored; partition keys are no columns of the files."""
-    stored = [name for name in columns(table.schema) if name not in table.partition_by]
+    stored = [name for name in table.columns if name not in table.partition_by]
     described = [{"Name": name, "Type": column_type(table, name)} for name in stored]
     return {"Columns": described, "Location": location, **PARQUET}
 

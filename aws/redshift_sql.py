@@ -11,9 +11,12 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from string import Template
+from typing import TYPE_CHECKING
 
-from configs import PARTITION_CHOICES, CatalogConfig, RedshiftConfig
-from lake.tables import SONGPLAYS, TABLES, TIME, Table, columns
+from lake.tables import SONGPLAYS, TABLES, TIME, Table
+
+if TYPE_CHECKING:
+    from configs import CatalogConfig, RedshiftConfig
 
 SQL_FOLDER = Path(__file__).with_name("sql")
 
@@ -141,7 +144,7 @@ def native(table: Table) -> str:
 
 def build_table(table: Table) -> str:
     """A native table, laid out for the joins of a star schema and sorted as its files are."""
-    described = [build_column(table, name) for name in columns(table.schema)]
+    described = [build_column(table, name) for name in table.columns]
     keys = [f"PRIMARY KEY ({', '.join(table.key)})"]
     for column, target in table.references.items():
         parent, _, parent_key = target.partition(".")
@@ -155,7 +158,7 @@ def build_table(table: Table) -> str:
 
 def build_column(table: Table, name: str) -> str:
     """One column of a native table."""
-    kind = REDSHIFT_TYPES[columns(table.schema)[name]]
+    kind = REDSHIFT_TYPES[table.columns[name]]
     size = f"({TEXT_BYTES.get(name, 256)})" if kind == "VARCHAR" else ""
     needed = " NOT NULL" if name in (*table.key, *table.required) else ""
     return f"{name} {kind}{size}{needed}"
@@ -167,8 +170,8 @@ def build_load(table: Table) -> str:
     COPY takes a Parquet file's columns by their position, and partition columns are in no file:
     only a table that can have none is copied.
     """
-    names = textwrap.indent(textwrap.fill(", ".join(columns(table.schema)), 90), "    ")
-    if table.name in PARTITION_CHOICES:
+    names = textwrap.indent(textwrap.fill(", ".join(table.columns), 90), "    ")
+    if table.partition_choices:
         lake = f"${{external_schema}}.{table.name}"
         return "\n".join(
             (f"INSERT INTO {native(table)} (", names, ")", "SELECT", names, f"FROM {lake}")

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pyspark.sql import DataFrame, Row
 from pyspark.sql import functions as F
 
-from lake.tables import ARTISTS, DATE_PARTS, SONGPLAYS, SONGS, TIME, USERS, Table, columns
+from lake.tables import ARTISTS, DATE_PARTS, SONGPLAYS, SONGS, TIME, USERS, Table
 
 if TYPE_CHECKING:
     from pyspark.sql.types import StructType
@@ -86,7 +86,7 @@ def list_rules(table: Table) -> dict[str, str]:
     """What must hold of each row: the name of a rule, and the rule as SQL."""
     rules = {f"{name} is not null": f"{name} IS NOT NULL" for name in (*table.key, *table.required)}
     rules.update(table.rules)
-    if "start_time" in columns(table.schema):
+    if "start_time" in table.columns:
         rules.update(
             {
                 f"{part} is start_time's": f"{part} = {part}(start_time)"
@@ -106,7 +106,7 @@ def hash_of_content(table: Table) -> str:
 
     Spark's hash of a null is its seed, so that (a, null) and (null, a) would have the same hash.
     """
-    names = list(columns(table.schema))
+    names = list(table.columns)
     nulls = " + ".join(f"IF({name} IS NULL, {1 << bit}, 0)" for bit, name in enumerate(names))
     return hash_of([*names, nulls])
 
@@ -248,7 +248,7 @@ def date_parts_in(partition: str) -> DateParts:
 def check_schema(table: Table, written: StructType) -> None:
     """Raise DataQualityError unless a file holds the columns and types of the table."""
     found = {column.name: column.dataType.simpleString().upper() for column in written}
-    due = {n: kind for n, kind in columns(table.schema).items() if n not in table.partition_by}
+    due = {n: kind for n, kind in table.columns.items() if n not in table.partition_by}
     if found != due:
         raise DataQualityError(f"{table.name}: the staged files hold {found}, expected {due}")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from py4j.protocol import Py4JError, Py4JJavaError
@@ -41,7 +41,7 @@ from lake.sources import (
 )
 from lake.spark import cancel_jobs, one_line
 from lake.storage import Storage, StorageError, open_storage
-from lake.tables import SONGPLAYS, SONGS, TABLES, TIME, Table, stored_schema
+from lake.tables import SONGPLAYS, SONGS, TIME, Table, partitioned_tables, stored_schema
 
 if TYPE_CHECKING:
     from configs import EtlConfig
@@ -63,8 +63,7 @@ class Run:
     @property
     def tables(self) -> list[Table]:
         """The tables, partitioned as configured."""
-        partitions = self.config.partitions
-        return [replace(table, partition_by=partitions.get(table.name, ())) for table in TABLES]
+        return partitioned_tables(self.config.partitions)
 
     def staged(self, name: str) -> str:
         """Where this run stages a source or a table, as a full path."""

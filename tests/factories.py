@@ -5,9 +5,10 @@ from __future__ import annotations
 import datetime
 import json
 
+from configs import load_etl_config
 from lake.lines import build_log_data, build_song_data
 from lake.spark import set_what_results_depend_on
-from lake.tables import TABLES, stored_schema
+from lake.tables import partitioned_tables, stored_schema
 
 TS = 1_541_105_830_796  # 2018-11-01 20:57:10.796 UTC, a Thursday
 
@@ -124,5 +125,5 @@ def read_lake(spark, lake):
             .parquet(f"{lake}/{table.name}")
             .transform(lambda frame: frame.select(*sorted(frame.columns)))
         )
-        for table in TABLES
+        for table in partitioned_tables(load_etl_config(environ={}).partitions)
     }

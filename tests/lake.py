@@ -11,7 +11,7 @@ import etl
 from configs import load_etl_config
 from lake.paths import new_run
 from lake.report import Report
-from lake.tables import SONGPLAYS, TABLES, TIME, columns
+from lake.tables import SONGPLAYS, TABLES, TIME
 
 DATA = Path(etl.__file__).parent / "data"
 DUCKDB_TYPES = {
@@ -40,7 +40,7 @@ def write_lake(folder, rows, layout):
     for table in TABLES:
         with duckdb.connect() as database:
             database.execute("set TimeZone = 'UTC'")
-            described = {name: DUCKDB_TYPES[kind] for name, kind in columns(table.schema).items()}
+            described = {name: DUCKDB_TYPES[kind] for name, kind in table.columns.items()}
             fields = ", ".join(f"{name} {kind}" for name, kind in described.items())
             database.execute(f"create table rows ({fields})")
             marks = ", ".join("?" for _ in described)

@@ -20,7 +20,7 @@ from typing import Any
 import duckdb
 import sqlglot
 
-from lake.tables import DATE_PARTS, TABLES, columns
+from lake.tables import DATE_PARTS, TABLES
 
 EXTERNAL_SCHEMA = re.compile(
     r"CREATE EXTERNAL SCHEMA IF NOT EXISTS (\w+)\nFROM DATA CATALOG DATABASE '(\w+)'\n"
@@ -197,9 +197,9 @@ class RedshiftEmulator:
         """Load the lake's files as Spectrum's tables, with the partition columns of the folders."""
         self.postgres.ask(f"DROP SCHEMA IF EXISTS {schema} CASCADE; CREATE SCHEMA {schema};")
         for table in TABLES:
-            names = ", ".join(columns(table.schema))
+            names = ", ".join(table.columns)
             path = self.postgres.folder / f"{table.name}.csv"
-            kinds = columns(table.schema)
+            kinds = table.columns
             fields = ", ".join(f"{name} {POSTGRES_TYPES[kind]}" for name, kind in kinds.items())
             with duckdb.connect() as database:
                 database.execute("set TimeZone = 'UTC'")
@@ -217,7 +217,7 @@ NO_FOLDERS = "hive_partitioning = false"
 
 def lake_source(lake: Path, table) -> str:
     """A published table for DuckDB, with the partition columns of its folders."""
-    kinds = {**dict.fromkeys(DATE_PARTS, "INT"), **columns(table.schema)}
+    kinds = {**dict.fromkeys(DATE_PARTS, "INT"), **table.columns}
     found = next((lake / table.name).rglob("*.parquet")).relative_to(lake / table.name)
     names = [part.partition("=")[0] for part in found.parts[:-1]]
     types = ", ".join(

@@ -26,7 +26,7 @@ from aws.catalog import (
 from aws.s3 import list_keys
 from aws.session import AwsError
 from configs import CatalogConfig, ConfigError, load_catalog_config
-from lake.tables import DATE_PARTS, SONGPLAYS, SONGS, TABLES, columns
+from lake.tables import DATE_PARTS, SONGPLAYS, SONGS, TABLES
 from tests.lake import DUCKDB_TYPES, build_sample_lake, make_rows, write_lake
 
 BUCKET = "my-sparkify-bucket"
@@ -184,7 +184,7 @@ def assert_shows_what_is_published(session, lake, folder):
         assert keys, table.name
         found = session.client("glue").get_table(DatabaseName="sparkify", Name=table.name)["Table"]
         assert scanned_keys(session, found) == sorted(keys), table.name
-        contract = dict(columns(table.schema))
+        contract = dict(table.columns)
         contract.update(dict.fromkeys(set(DATE_PARTS) & set(partition_keys(found)), "INT"))
         assert column_types(found) == {name: kind.lower() for name, kind in contract.items()}
         assert query(session, lake, found, folder) == read_files(lake, keys, contract, folder)

@@ -11,9 +11,12 @@ import etl
 from lake import checks
 from lake.layout import date_part
 from lake.lines import loaded
-from lake.tables import TABLES, columns
+from lake.tables import columns, partitioned_tables
 from tests.factories import TS, event, log_data, song, song_data
 
+TABLES = partitioned_tables(
+    {"songs": ("year",), "time": ("year", "month"), "songplays": ("year", "month")}
+)
 SONGS = [song(), song(song_id="SO2", artist_id="AR2", title="Second")]
 EVENTS = [event(), event(ts=TS + 1), event(userId="8", level="paid"), event(userId="8")]
 

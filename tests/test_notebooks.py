@@ -146,7 +146,7 @@ def index_of(notebook, text):
 
 def edit_of_the_job():
     """What a developer does in an editor: every user's last name becomes another."""
-    old = "select(*columns(USERS.schema))"
+    old = "select(*USERS.columns)"
     new = f'{old}.withColumn("last_name", F.lit("Nobody"))'
     return nbformat.v4.new_code_cell(
         "job = Path('../etl.py')\n"

@@ -19,13 +19,12 @@ import iac_load_redshift
 from aws.catalog import publish_catalog
 from aws.redshift_sql import SQL_FOLDER, TEXT_BYTES, build_scripts, build_values
 from configs import (
-    PARTITION_CHOICES,
     CatalogConfig,
     ConfigError,
     RedshiftConfig,
     load_redshift_config,
 )
-from lake.tables import TABLES, columns
+from lake.tables import TABLES
 from tests.lake import build_sample_lake, make_rows, write_lake
 from tests.postgres import postgres_server
 from tests.redshift_emulator import POSTGRES_TYPES, RedshiftEmulator, lake_source, without_layout
@@ -66,7 +65,7 @@ def test_native_tables_have_the_contracts_columns_and_the_layout_of_a_star():
         if parsed.kind == "TABLE" and parsed.this.this.name != "load_lock":
             name = parsed.this.this.name
             described = [column.name for column in parsed.find_all(exp.ColumnDef)]
-            assert described == list(columns(by_name(name).schema))
+            assert described == list(by_name(name).columns)
             layouts[name] = parsed.args["properties"].sql("redshift")
     assert layouts == {
         "artists": "DISTSTYLE ALL COMPOUND SORTKEY(artist_id)",
@@ -92,12 +91,12 @@ def test_the_load_is_one_transaction_that_the_data_api_takes():
 
 def test_only_tables_that_cannot_be_partitioned_are_copied():
     copied = [sql.split()[1].partition(".")[2] for sql in LOAD.statements if sql[:4] == "COPY"]
-    assert copied == [table.name for table in TABLES if table.name not in PARTITION_CHOICES]
+    assert copied == [table.name for table in TABLES if not table.partition_choices]
     assert [f"FROM '{OUTPUT}/{name}/'" in LOAD.text for name in copied] == [True, True]
 
 
 def test_each_varchar_is_named_for_a_column():
-    assert set(TEXT_BYTES) <= {name for table in TABLES for name in columns(table.schema)}
+    assert set(TEXT_BYTES) <= {name for table in TABLES for name in table.columns}
 
 
 @pytest.mark.parametrize(
@@ -182,10 +181,10 @@ def run_scripts(redshift, *scripts):
 def assert_loaded(postgres, lake, folder):
     """PostgreSQL holds the rows of the lake's files, value by value, and no other."""
     for table in TABLES:
-        names = ", ".join(columns(table.schema))
+        names = ", ".join(table.columns)
         path = folder / f"{table.name}-loaded.csv"
         postgres.ask(f"\\copy (select {names} from sparkify.{table.name}) to '{path}' csv")
-        kinds = {name: POSTGRES_TYPES[kind] for name, kind in columns(table.schema).items()}
+        kinds = {name: POSTGRES_TYPES[kind] for name, kind in table.columns.items()}
         with duckdb.connect() as database:
             database.execute("set TimeZone = 'UTC'")
             # epoch, because a timestamp of Parquet has a zone and PostgreSQL's text has none.
@@ -279,7 +278,7 @@ def locked(postgres):
 
 def test_the_samples_texts_fit_with_room(sample_lake):
     for table in TABLES:
-        for name, kind in columns(table.schema).items():
+        for name, kind in table.columns.items():
             if kind == "STRING":
                 with duckdb.connect() as database:
                     (longest,) = database.sql(

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from configs import DL_CFG, KEYS_CFG
-from lake.tables import TABLES, columns
+from lake.tables import TABLES
 from tests.readme import SETTING, render
 
 ROOT = Path(__file__).parent.parent
@@ -58,7 +58,7 @@ def test_what_ships_needs_only_pyspark_and_the_standard_library(module):
 @pytest.mark.parametrize("table", TABLES, ids=lambda table: table.name)
 def test_the_readme_names_each_table_with_its_columns(table):
     row = next(line for line in README.splitlines() if line.startswith(f"| `{table.name}` |"))
-    assert all(f"`{column}`" in row for column in columns(table.schema))
+    assert all(f"`{column}`" in row for column in table.columns)
 
 
 def test_the_readmes_settings_and_file_map_are_the_real_ones():

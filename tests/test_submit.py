@@ -290,7 +290,7 @@ def test_flags_that_contradict_each_other_are_refused(submit, flags):
 def test_catalog_registers_what_the_step_has_published(submit, cluster, session):
     s3 = session.client("s3")
     for table in TABLES:
-        folder = "".join(f"{name}=2018/" for name in table.partition_by)
+        folder = "".join(f"{name}=2018/" for name in table.partition_choices)
         s3.put_object(Bucket=BUCKET, Key=f"lake/{table.name}/{folder}part-0.parquet", Body=b"x")
     outcome = submit("--catalog")
     assert outcome.code == Exit.DONE
