@@ -9,9 +9,9 @@ import inspect
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import boto3
 import botocore.exceptions as errors
@@ -25,7 +25,7 @@ from configs import DL_CFG, KEYS_CFG, ConfigError, EmrConfig, load_aws_keys, loa
 if TYPE_CHECKING:
     from mypy_boto3_emr import EMRClient
 
-    from configs import AwsKeys
+    from configs import AwsKeys, Flags
 
 # Adaptive: the client slows down by itself when AWS says that it is asked too often.
 CLIENT_CONFIG = Config(
@@ -97,28 +97,39 @@ def run_script(
 
 
 def add_flags(parser: argparse.ArgumentParser, keys: Sequence[str] = ()) -> None:
-    """The flags that every script has, and one for each of these keys of [emr]."""
-    parser.add_argument("--config", type=Path, default=DL_CFG, help="instead of dl.cfg")
-    parser.add_argument("--keys", type=Path, default=KEYS_CFG, help="instead of keys.cfg")
+    """The flags that every script of a cluster has, and one for each of these keys of [emr]."""
+    add_file_flags(parser)
     parser.add_argument(
         "--poll-seconds", type=float, default=POLL_SECONDS, metavar="SECONDS", help="between looks"
     )
-    expects = {
-        field.name: field.metadata.get("expects", "") for field in dataclasses.fields(EmrConfig)
-    }
-    for key in dict.fromkeys(("region", "cluster_name", *keys)):
+    add_setting_flags(parser, "emr", EmrConfig, ("region", "cluster_name", *keys))
+
+
+def add_file_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags that name other files of settings and keys."""
+    parser.add_argument("--config", type=Path, default=DL_CFG, help="instead of dl.cfg")
+    parser.add_argument("--keys", type=Path, default=KEYS_CFG, help="instead of keys.cfg")
+
+
+def add_setting_flags(
+    parser: argparse.ArgumentParser, section: str, shape: type[Any], keys: Sequence[str]
+) -> None:
+    """A flag for each of these keys of a section of dl.cfg: --core-count for core_count."""
+    expects = {field.name: field.metadata.get("expects") for field in dataclasses.fields(shape)}
+    for key in dict.fromkeys(keys):
         flag = f"--{key.replace('_', '-')}"
-        parser.add_argument(flag, dest=f"emr.{key}", metavar="VALUE", help=expects[key])
+        parser.add_argument(flag, dest=f"{section}.{key}", metavar="VALUE", help=expects[key])
+
+
+def given_flags(args: Mapping[str, Any]) -> Flags:
+    """The settings that were given as flags: the arguments whose name is section.key."""
+    given = {name.partition("."): value for name, value in args.items() if value is not None}
+    return {(section, key): value for (section, dot, key), value in given.items() if dot}
 
 
 def load_config(args: argparse.Namespace, required: Sequence[str] = ()) -> EmrConfig:
     """The cluster's settings as dl.cfg, the environment and the flags of add_flags give them."""
-    flags = {
-        ("emr", name.removeprefix("emr.")): value
-        for name, value in vars(args).items()
-        if name.startswith("emr.") and value is not None
-    }
-    return load_emr_config(args.config, flags, required=required)
+    return load_emr_config(args.config, given_flags(vars(args)), required=required)
 
 
 def connect(args: argparse.Namespace, config: EmrConfig) -> boto3.Session:
