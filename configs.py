@@ -1,7 +1,7 @@
-"""dl.cfg, keys.cfg, the environment and the flags, read into frozen, validated dataclasses.
+"""Reads dl.cfg, keys.cfg, the environment and the flags into frozen, validated dataclasses.
 
-A flag beats an environment variable (SPARKIFY_<SECTION>_<KEY>, say SPARKIFY_ETL_OUTPUT), and that
-beats the file. Standard library only: this module goes to the cluster with etl.py.
+A flag beats an environment variable, which beats the file. The variable of [etl] output is
+SPARKIFY_ETL_OUTPUT, and so on. Standard library only: this module ships with etl.py.
 """
 
 from __future__ import annotations
@@ -21,22 +21,19 @@ from lake.tables import TABLES, Table
 DL_CFG = Path(__file__).with_name("dl.cfg")
 KEYS_CFG = Path(__file__).with_name("keys.cfg")
 
-# Of dl.cfg.
-SECTIONS = (
-    *("etl", "partitions", "emr", "spark", "s3", "tags", "prices"),
-    *("catalog", "redshift"),
-)
+# The sections of dl.cfg. aws/ reads the last two.
+SECTIONS = ("etl", "partitions", "emr", "spark", "s3", "tags", "prices", "catalog", "redshift")
 
 ConfigT = TypeVar("ConfigT")
 Flags = Mapping[tuple[str, str], str]  # (section, key) -> the value given on the command line
 
 
 class ConfigError(Exception):
-    """Something the user has to mend, told in one line: where it stands and what is expected."""
+    """A setting that the user has to fix; its message is one line: where, and what is expected."""
 
 
 def text(value: str) -> str:
-    """Any text that is not blank."""
+    """Any text but a blank one."""
     if not value:
         raise ValueError
     return value
@@ -72,7 +69,7 @@ def names(value: str) -> tuple[str, ...]:
 
 
 def optional(parse: Callable[[str], Any]) -> Callable[[str], Any]:
-    """A parser that takes a blank value for None."""
+    """The same parser, but a blank value is None."""
 
     def parse_optional(value: str) -> Any:  # noqa: ANN401 (whatever parse returns)
         return parse(value) if value else None
@@ -81,7 +78,7 @@ def optional(parse: Callable[[str], Any]) -> Callable[[str], Any]:
 
 
 def yes_or_no(value: str) -> bool:
-    """The words that configparser takes for a boolean."""
+    """A boolean: yes, no, on, off, true, false, 1 or 0."""
     try:
         return configparser.ConfigParser.BOOLEAN_STATES[value.lower()]
     except KeyError:
@@ -97,7 +94,7 @@ def s3_folder(value: str) -> str:
 
 
 def node_kinds(value: str) -> tuple[str, ...]:
-    """A list of the kinds of nodes that may be spot instances."""
+    """A list of core, task or both: the nodes that may be spot instances."""
     kinds = names(value)
     if not set(kinds) <= {"core", "task"}:
         raise ValueError
@@ -110,7 +107,7 @@ def some_names(value: str) -> tuple[str, ...]:
 
 
 def setting(parse: Callable[[str], Any], expects: str) -> Any:  # noqa: ANN401 (as dataclasses.field)
-    """A dataclass field that is read from the key of the same name in dl.cfg."""
+    """A dataclass field that is read from the key of the same name."""
     return dataclasses.field(metadata={"parse": parse, "expects": expects})
 
 
@@ -121,7 +118,7 @@ def secret(parse: Callable[[str], Any], expects: str) -> Any:  # noqa: ANN401 (a
 
 @dataclasses.dataclass(frozen=True)
 class EtlConfig:
-    """What one run of the job reads, writes and tolerates: [etl] and [partitions] of dl.cfg."""
+    """What a run of the job reads, writes and tolerates: [etl] and [partitions] of dl.cfg."""
 
     song_data: str = setting(text, "a folder or a URI such as s3://bucket/song_data")
     log_data: str = setting(text, "a folder or a URI such as s3://bucket/log_data")
@@ -148,7 +145,7 @@ class EmrConfig:
     core_count: int = setting(whole_number(1, 1000), "a whole number from 1 to 1000")
     task_types: tuple[str, ...] = setting(some_names, "a list of instance types")
     task_count: int = setting(whole_number(0, 1000), "a whole number from 0 to 1000")
-    spot: tuple[str, ...] = setting(node_kinds, "a list of core, task, or nothing")
+    spot: tuple[str, ...] = setting(node_kinds, "core, task, both, or nothing")
     spot_wait_minutes: int = setting(whole_number(5, 1440), "whole minutes from 5 to 1440")
     scaling_minimum: int | None = setting(optional(whole_number(1, 1000)), "1 to 1000, or nothing")
     scaling_maximum: int | None = setting(optional(whole_number(1, 1000)), "1 to 1000, or nothing")
@@ -169,7 +166,7 @@ class EmrConfig:
 
 @dataclasses.dataclass(frozen=True)
 class AwsKeys:
-    """The keys of keys.cfg; secrets stay out of every printout."""
+    """The keys of keys.cfg; repr hides the secret ones."""
 
     access_key_id: str = setting(text, "an access key id")
     secret_access_key: str = secret(text, "a secret access key")
@@ -177,7 +174,7 @@ class AwsKeys:
 
 
 class Settings:
-    """One file's raw values under the environment and the flags, with where each one came from."""
+    """The unparsed values of a file, the environment and the flags, and where each one is set."""
 
     def __init__(self, path: Path, environ: Mapping[str, str], flags: Flags | None = None) -> None:
         self.path = path
@@ -186,7 +183,7 @@ class Settings:
         self.file = _read(path)
 
     def get(self, section: str, key: str, parse: Callable[[str], Any], expects: str) -> Any:  # noqa: ANN401
-        """The parsed value of a key, or a ConfigError that names its place and what it expects."""
+        """The parsed value of a key; raises ConfigError where it is missing or wrong."""
         where, value = self._find(section, key)
         if value is None:
             raise ConfigError(f"{where} is missing: expected {expects}")
@@ -196,19 +193,22 @@ class Settings:
             raise ConfigError(f"{where} = {value!r}: expected {expects}") from None
 
     def keys(self, section: str) -> list[str]:
-        """The keys of a section as they stand in the file."""
+        """The keys of a section, as the file spells them."""
         return list(self.file[section]) if self.file.has_section(section) else []
 
     def check_sections(self, known: Sequence[str]) -> None:
-        """Raise a ConfigError for a section that nothing reads."""
+        """Raise a ConfigError for a section that nothing reads, with the likely cure."""
         for section in self.file.sections():
             if section not in known:
-                raise ConfigError(
-                    f"{self.path}: section [{section}] is unknown; {_hint(section, known)}"
+                # A dl.cfg from a course has its keys in a section [AWS].
+                is_aws = section.lower() == "aws"
+                hint = (
+                    "AWS keys belong in keys.cfg, under [aws]" if is_aws else _hint(section, known)
                 )
+                raise ConfigError(f"{self.path}: section [{section}] is unknown; {hint}")
 
     def check_keys(self, section: str, known: Sequence[str]) -> None:
-        """Raise a ConfigError for a key that nothing reads, so that a misspelling is not silent."""
+        """Raise a ConfigError for a key that nothing reads: it may be a misspelt one."""
         for key in self.keys(section):
             if key not in known:
                 raise ConfigError(f"{self.path}: [{section}] {key} is unknown; {_hint(key, known)}")
@@ -223,7 +223,7 @@ class Settings:
 
 
 def open_dl_cfg(path: Path, flags: Flags | None, environ: Mapping[str, str]) -> Settings:
-    """The settings of a dl.cfg that has no section that nothing reads."""
+    """The settings of a dl.cfg; raises ConfigError if it has an unknown section."""
     settings = Settings(path, environ, flags)
     settings.check_sections(SECTIONS)
     return settings
@@ -248,7 +248,7 @@ def load_emr_config(
     environ: Mapping[str, str] = os.environ,
     required: Sequence[str] = (),
 ) -> EmrConfig:
-    """The cluster's settings; the required ones may not be blank."""
+    """The cluster's settings; those in `required` may not be blank."""
     settings = open_dl_cfg(path, flags, environ)
     expects = {field.name: field.metadata.get("expects") for field in dataclasses.fields(EmrConfig)}
     for key in required:
@@ -265,7 +265,7 @@ def load_emr_config(
 
 
 def load_aws_keys(path: Path = KEYS_CFG) -> AwsKeys | None:
-    """The keys of keys.cfg, or None where it is blank or missing: boto3 then finds its own."""
+    """The keys of keys.cfg; None if it is blank or missing: boto3 then looks for credentials."""
     if path == KEYS_CFG and not path.exists():
         return None
     settings = Settings(path, {})
@@ -281,7 +281,7 @@ def load_mapping(
     parse: Callable[[str], Any] = str,
     expects: str = "a value",
 ) -> dict[str, Any]:
-    """A section of keys that are the user's own, all beginning with the prefix."""
+    """A section in which the user chooses the keys; each has to begin with the prefix."""
     for key in settings.keys(section):
         if not key.startswith(prefix):
             raise ConfigError(f"{settings.path}: [{section}] {key} must begin with {prefix}")
@@ -289,7 +289,7 @@ def load_mapping(
 
 
 def load_section(settings: Settings, section: str, shape: Callable[..., ConfigT]) -> ConfigT:
-    """One section as its dataclass, with every key that the dataclass names and no other."""
+    """A section as its dataclass; raises ConfigError for a missing, wrong or unknown key."""
     fields = [
         field
         for field in dataclasses.fields(shape)  # type: ignore[arg-type]
@@ -332,7 +332,7 @@ def _read(path: Path) -> configparser.ConfigParser:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from None
     except configparser.ParsingError as error:
-        # Never the line itself: it may hold a secret.
+        # Do not show the line: it may hold a secret.
         raise ConfigError(
             f"{path}: line {_line_number(error)}: expected key = value under a [section]"
         ) from None
@@ -345,8 +345,8 @@ def _check_scaling(config: EmrConfig, path: Path) -> None:
     least, most = config.scaling_minimum, config.scaling_maximum
     if (least is None) != (most is None) or (least or 0) > (most or 0):
         raise ConfigError(
-            f"{path}: [emr] scaling_minimum and scaling_maximum: expected both, the first not"
-            " above the second, or neither"
+            f"{path}: [emr] scaling_minimum and scaling_maximum: expected both or neither,"
+            " and a minimum that is not above the maximum"
         )
 
 
@@ -368,76 +368,3 @@ def _variable(section: str, key: str) -> str:
 def _unquoted(value: str) -> str:
     quoted = len(value) >= 2 and value[0] == value[-1] and value[0] in "'\""
     return value[1:-1] if quoted else value
-
-
-# The lake as other engines see it: the Glue Data Catalog and Redshift.
-
-
-def lake_uri(value: str) -> str:
-    """The s3:// URI of the lake; the job itself writes to local folders as well."""
-    return s3_folder(re.sub(r"^s3a://", "s3://", value))
-
-
-def identifier(value: str) -> str:
-    """A name that every engine takes as it is, without quotes."""
-    if not re.fullmatch(r"[a-z_][a-z0-9_]{0,126}", value):
-        raise ValueError
-    return value
-
-
-def redshift_role(value: str) -> str:
-    """The ARN of a role, or the word default."""
-    if not re.fullmatch(r"default|arn:aws[a-z-]*:iam::\d{12}:role/[\w+=,.@/-]+", value):
-        raise ValueError
-    return value
-
-
-@dataclasses.dataclass(frozen=True)
-class CatalogConfig:
-    """Where the lake is and where it is registered: [etl] output and [catalog] of dl.cfg."""
-
-    database: str = setting(identifier, "a name of a-z, 0-9 and _")
-    output: str = ""
-
-
-@dataclasses.dataclass(frozen=True)
-class RedshiftConfig:
-    """The warehouse that the lake is loaded into: [redshift] of dl.cfg."""
-
-    workgroup: str | None = setting(optional(text), "the name of a workgroup, or nothing")
-    cluster: str | None = setting(optional(text), "the identifier of a cluster, or nothing")
-    database: str = setting(text, "the name of a database in Redshift")
-    db_user: str | None = setting(optional(text), "a user of the cluster, or nothing")
-    iam_role: str = setting(redshift_role, "default, or the ARN of a role attached to Redshift")
-    schema: str = setting(identifier, "a name of a-z, 0-9 and _")
-    external_schema: str = setting(identifier, "a name of a-z, 0-9 and _")
-
-
-def load_catalog_config(
-    path: Path = DL_CFG,
-    flags: Flags | None = None,
-    environ: Mapping[str, str] = os.environ,
-) -> CatalogConfig:
-    """The catalogue's settings; the lake has to be in S3."""
-    settings = open_dl_cfg(path, flags, environ)
-    expects = "the lake's folder in S3, such as s3://my-bucket/lake"
-    output = settings.get("etl", "output", lake_uri, expects)
-    return dataclasses.replace(load_section(settings, "catalog", CatalogConfig), output=output)
-
-
-def load_redshift_config(
-    path: Path = DL_CFG,
-    flags: Flags | None = None,
-    environ: Mapping[str, str] = os.environ,
-) -> RedshiftConfig:
-    """The warehouse's settings: one workgroup of Redshift Serverless, or one cluster."""
-    settings = open_dl_cfg(path, flags, environ)
-    config = load_section(settings, "redshift", RedshiftConfig)
-    where = f"{path}: [redshift]"
-    if bool(config.workgroup) == bool(config.cluster):
-        raise ConfigError(f"{where} workgroup, cluster: expected one of the two")
-    if config.db_user and config.workgroup:
-        raise ConfigError(f"{where} db_user: expected nothing, a workgroup has no user to name")
-    if config.schema == config.external_schema:
-        raise ConfigError(f"{where} schema, external_schema: expected two different names")
-    return config

@@ -23,7 +23,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 import iac_create
 import iac_terminate
-from aws.catalog import publish_catalog
+from aws.catalog import describe_change, load_catalog_config, publish_catalog
 from aws.cluster import ACTIVE, ENDED, failure_reason, fetch_cluster, find_cluster
 from aws.code import (
     MODULES,
@@ -51,8 +51,7 @@ from aws.session import (
     poll,
     run_script,
 )
-from configs import ConfigError, load_catalog_config, load_etl_config
-from iac_publish_catalog import describe as describe_change
+from configs import ConfigError, load_etl_config
 
 if TYPE_CHECKING:
     import boto3

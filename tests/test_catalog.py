@@ -13,19 +13,18 @@ from moto.core.responses import ActionResult
 from moto.glue.exceptions import GlueClientError
 from moto.glue.responses import GlueResponse
 
-import iac_publish_catalog
+from aws import catalog
 from aws.catalog import (
-    TableChange,
-    apply_change,
+    CatalogConfig,
     build_published,
     build_table_input,
-    check_errors,
-    fetch_registered,
+    load_catalog_config,
     publish_catalog,
 )
+from aws.glue import TableChange, apply_change, check_errors, fetch_registered
 from aws.s3 import list_keys
 from aws.session import AwsError
-from configs import CatalogConfig, ConfigError, load_catalog_config
+from configs import ConfigError
 from lake.tables import DATE_PARTS, SONGPLAYS, SONGS, TABLES
 from tests.lake import DUCKDB_TYPES, build_sample_lake, make_rows, write_lake
 
@@ -423,7 +422,7 @@ def test_what_another_has_done_meanwhile_is_as_good(session, lake, glue, tmp_pat
     apply_change(glue, "sparkify", dataclasses.replace(kept, delete=[("1066", "10")]))
     assert_shows_what_is_published(session, lake, tmp_path)
     lost = dataclasses.replace(kept, update=[partition_input("1066", "10")])
-    with pytest.raises(AwsError, match=r"could not change in songplays: partition 1066/10"):
+    with pytest.raises(AwsError, match=r"could not update in songplays: partition 1066/10"):
         apply_change(glue, "sparkify", lost)
 
 
@@ -442,7 +441,7 @@ def test_refused_partitions_are_one_line():
         check_errors(answers, "add to songplays", "AlreadyExistsException")
     assert str(error.value) == (
         "Glue could not add to songplays: partition 2018/12: try later (InternalServiceException),"
-        " 2 in all; what is done is kept: run this again"
+        " 2 in all; what was changed stays changed: run this again"
     )
     check_errors(answers[:1], "add to songplays", "AlreadyExistsException")
 
@@ -455,7 +454,7 @@ def test_an_error_in_an_answer_stops_the_script(session, lake, config, capsys, m
     monkeypatch.setattr(GlueResponse, "batch_create_partition", lambda _: answer)
     assert run(config) == 1
     assert capsys.readouterr().err.startswith(
-        "iac_publish_catalog.py: error: Glue could not add to songs: partition 1984: try later"
+        "catalog.py: error: Glue could not add to songs: partition 1984: try later"
     )
 
 
@@ -539,7 +538,7 @@ def config(tmp_path):
 
 
 def run(config, *arguments):
-    return iac_publish_catalog.main([*config, *arguments])
+    return catalog.main([*config, *arguments])
 
 
 def test_the_script_tells_each_tables_change(session, lake, config, capsys):
@@ -555,7 +554,7 @@ def test_the_script_tells_each_tables_change(session, lake, config, capsys):
     lake.publish(starts=STARTS[:1], layout={**BY_MONTH, "songs": ()})
     assert run(config) == 0
     assert capsys.readouterr().out.splitlines() == [
-        "songs: new layout, made anew; partitions: 3 removed",
+        "songs: new layout, table created again; partitions: 3 removed",
         "artists: unchanged",
         "users: unchanged",
         "time: partitions: 1 removed",
@@ -570,12 +569,12 @@ def test_a_dry_run_changes_nothing_and_tells_all(session, lake, config, capsys):
     changes = {change["name"]: TableChange(**change) for change in json.loads(out)}
     assert changes["artists"].table["StorageDescriptor"]["Location"] == f"{OUTPUT}/artists/"
     assert changes["songs"].create[0]["Values"] == ["0"]
-    assert err == "nothing is changed yet in other in us-west-2\n"
+    assert err == "dry run: nothing was changed in other in us-west-2\n"
     assert session.client("glue").get_databases()["DatabaseList"] == []
 
 
 def test_a_lake_on_local_disk_cannot_be_registered(capsys):
-    assert iac_publish_catalog.main(["--output", "output"]) == 2
+    assert catalog.main(["--output", "output"]) == 2
     assert "expected the lake's folder in S3" in capsys.readouterr().err
 
 

@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 
+from aws.catalog import load_catalog_config
 from configs import (
     DL_CFG,
     KEYS_CFG,
@@ -157,12 +158,18 @@ def test_prices_are_dollars_an_hour(tmp_path):
         load(path)
 
 
-@pytest.mark.parametrize("loader", [load, load_etl_config])
-def test_an_unknown_section_is_refused_by_every_script(tmp_path, loader):
-    path = shipped(tmp_path, "[tags]", "[tag]")
+@pytest.mark.parametrize("loader", [load, load_etl_config, load_catalog_config])
+@pytest.mark.parametrize(
+    ("section", "hint"),
+    [("tag", "did you mean tags?"), ("AWS", "AWS keys belong in keys.cfg, under [aws]")],
+)
+def test_an_unknown_section_is_refused_by_every_script(tmp_path, loader, section, hint):
+    path = shipped(tmp_path, "[tags]", f"[{section}]\nKEY = hush")
 
-    with pytest.raises(ConfigError, match=r"section \[tag\] is unknown; did you mean tags\?"):
+    with pytest.raises(ConfigError) as caught:
         loader(path)
+
+    assert str(caught.value) == f"{path}: section [{section}] is unknown; {hint}"
 
 
 def test_an_unknown_key_is_refused(tmp_path):

@@ -7,23 +7,28 @@ import re
 import shutil
 import threading
 import time
+from dataclasses import replace
+from string import Template
 
 import boto3
 import duckdb
 import pytest
 import sqlglot
 from moto import mock_aws
-from sqlglot import exp
+from sqlglot import TokenType, exp
 
-import iac_load_redshift
-from aws.catalog import publish_catalog
-from aws.redshift_sql import SQL_FOLDER, TEXT_BYTES, build_scripts, build_values
-from configs import (
-    CatalogConfig,
-    ConfigError,
+from aws import redshift as redshift_script
+from aws.catalog import CatalogConfig, publish_catalog
+from aws.redshift import (
+    SCRIPTS,
     RedshiftConfig,
+    build_script,
+    build_values,
     load_redshift_config,
+    read_sql,
+    split_statements,
 )
+from configs import ConfigError
 from lake.tables import TABLES
 from tests.lake import build_sample_lake, make_rows, write_lake
 from tests.postgres import postgres_server
@@ -35,8 +40,9 @@ REGION = "us-west-2"
 LAKE = CatalogConfig(database="sparkify", output=OUTPUT)
 ROLE = "arn:aws:iam::123456789012:role/Redshift"
 REDSHIFT = RedshiftConfig("my-group", None, "dev", None, ROLE, "sparkify", "lake")
+VALUES = build_values(REDSHIFT, LAKE)
 EXTERNAL_SCHEMA, TABLES_SCRIPT, LOAD = (
-    script.fill(build_values(REDSHIFT, LAKE)) for script in build_scripts()
+    build_script(name, split_statements(read_sql(name)), VALUES) for name in SCRIPTS
 )
 EVERY_SQL = [*EXTERNAL_SCHEMA.statements, *TABLES_SCRIPT.statements, *LOAD.statements]
 # What sqlglot 30 does not take apart. PostgreSQL runs the second; Redshift alone knows the first.
@@ -47,26 +53,78 @@ BY_MONTH = {"songs": ("year",), "time": ("year", "month"), "songplays": ("year",
 # ---- The files and their dialect -----------------------------------------------------------------
 
 
-def test_the_committed_sql_is_what_the_tables_generate():
-    committed = {path: path.read_text() for path in SQL_FOLDER.glob("redshift_*.sql")}
-    assert committed == {script.file: script.text for script in build_scripts()}
-
-
 @pytest.mark.parametrize("sql", EVERY_SQL, ids=lambda sql: sql.splitlines()[0][:60])
 def test_each_statement_is_redshifts_dialect(sql):
     (parsed,) = sqlglot.parse(sql, read="redshift", error_level=sqlglot.ErrorLevel.RAISE)
     assert isinstance(parsed, exp.Command) == sql.startswith(OPAQUE)
 
 
-def test_native_tables_have_the_contracts_columns_and_the_layout_of_a_star():
-    layouts = {}
-    for sql in TABLES_SCRIPT.statements:
-        parsed = sqlglot.parse_one(sql, read="redshift")
-        if parsed.kind == "TABLE" and parsed.this.this.name != "load_lock":
-            name = parsed.this.this.name
-            described = [column.name for column in parsed.find_all(exp.ColumnDef)]
-            assert described == list(by_name(name).columns)
-            layouts[name] = parsed.args["properties"].sql("redshift")
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_every_semicolon_of_a_file_ends_a_statement(name):
+    tokens = sqlglot.tokenize(read_sql(name), read="redshift")
+    ends = sum(token.token_type == TokenType.SEMICOLON for token in tokens)
+    code = [line for line in read_sql(name).splitlines() if not line.startswith("--")]
+    assert "\n".join(code).count(";") == ends
+    assert not any("--" in line or "/*" in line for line in code)
+
+
+def test_a_value_with_a_quote_or_a_semicolon_stays_one_value():
+    lake = replace(LAKE, output=f"s3://{BUCKET}/it's; mine")
+    load = build_script(
+        "3_load", split_statements(read_sql("3_load")), build_values(REDSHIFT, lake)
+    )
+    assert len(load.statements) == len(LOAD.statements)
+    copy = next(sql for sql in load.statements if sql.startswith("COPY sparkify.artists"))
+    (path,) = [t.text for t in sqlglot.tokenize(copy, read="redshift") if "s3://" in t.text]
+    assert path == f"s3://{BUCKET}/it's; mine/artists/"
+
+
+def parsed_tables():
+    """Each CREATE TABLE of 2_tables.sql, parsed, in the file's order."""
+    parsed = [sqlglot.parse_one(sql, read="redshift") for sql in TABLES_SCRIPT.statements]
+    created = {found.this.this.name: found for found in parsed if found.kind == "TABLE"}
+    assert created.pop("load_lock")
+    return created
+
+
+CREATED = parsed_tables()
+TYPES = {**POSTGRES_TYPES, "STRING": "VARCHAR"}
+
+
+def varchar_sizes(name):
+    """The bytes that each text column of a table takes."""
+    return {
+        column.name: int(column.kind.expressions[0].name)
+        for column in CREATED[name].find_all(exp.ColumnDef)
+        if column.kind.this == exp.DataType.Type.VARCHAR
+    }
+
+
+@pytest.mark.parametrize("table", TABLES, ids=lambda table: table.name)
+def test_a_native_table_has_the_columns_and_keys_of_the_contract(table):
+    created = CREATED[table.name]
+    described = {
+        column.name: (
+            column.kind.sql("redshift").partition("(")[0],
+            any(isinstance(rule.kind, exp.NotNullColumnConstraint) for rule in column.constraints),
+        )
+        for column in created.find_all(exp.ColumnDef)
+    }
+    needed = {*table.key, *table.required}
+    expected = {name: (TYPES[kind], name in needed) for name, kind in table.columns.items()}
+    assert list(described.items()) == list(expected.items())
+    assert set(varchar_sizes(table.name)) == {n for n, k in table.columns.items() if k == "STRING"}
+    assert [key.name for key in created.find(exp.PrimaryKey).expressions] == list(table.key)
+    references = {}
+    for key in created.find_all(exp.ForeignKey):
+        target = key.args["reference"].this
+        assert target.this.db == "sparkify"
+        references[key.expressions[0].name] = f"{target.this.name}.{target.expressions[0].name}"
+    assert references == table.references
+
+
+def test_native_tables_have_the_layout_of_a_star():
+    layouts = {name: found.args["properties"].sql("redshift") for name, found in CREATED.items()}
     assert layouts == {
         "artists": "DISTSTYLE ALL COMPOUND SORTKEY(artist_id)",
         "users": "DISTSTYLE ALL COMPOUND SORTKEY(user_id)",
@@ -75,36 +133,59 @@ def test_native_tables_have_the_contracts_columns_and_the_layout_of_a_star():
         "songplays": "DISTSTYLE KEY DISTKEY(start_time)"
         " COMPOUND SORTKEY(start_time, user_id, session_id)",
     }
+    for table in TABLES:
+        assert layouts[table.name].endswith(f"COMPOUND SORTKEY({', '.join(table.sort_by)})")
 
 
-def by_name(name):
-    return next(table for table in TABLES if table.name == name)
+def test_a_table_is_created_and_loaded_after_those_that_it_refers_to_and_emptied_before_them():
+    by_name = {table.name: table for table in TABLES}
+    created = list(CREATED)
+    assert set(created) == set(by_name)
+    for name in created:
+        referred = {target.partition(".")[0] for target in by_name[name].references.values()}
+        assert referred <= set(created[: created.index(name)])
+    loaded = [sql.split()[1 + sql.startswith("INSERT")] for sql in loads()]
+    assert loaded == [f"sparkify.{name}" for name in created]
+    emptied = [sql.split()[2] for sql in LOAD.statements if sql.startswith("DELETE")]
+    assert emptied == loaded[::-1]
+    counted = re.findall(r"SELECT '(\w+)' AS table_name, .* FROM (\S+)", LOAD.statements[-1])
+    assert counted == [(name, f"sparkify.{name}") for name in created]
+
+
+def loads():
+    return [sql for sql in LOAD.statements if sql.startswith(("COPY", "INSERT"))]
+
+
+def test_every_column_is_loaded_and_only_tables_that_cannot_be_partitioned_are_copied():
+    loaded = {re.search(r"sparkify\.(\w+)", sql)[1]: " ".join(sql.split()) for sql in loads()}
+    for table in TABLES:
+        names = ", ".join(table.columns)
+        assert loaded[table.name] == (
+            f"INSERT INTO sparkify.{table.name} ( {names} ) SELECT {names} FROM lake.{table.name}"
+            if table.partition_choices
+            else f"COPY sparkify.{table.name} ( {names} ) FROM '{OUTPUT}/{table.name}/'"
+            f" IAM_ROLE '{ROLE}' FORMAT AS PARQUET"
+        )
 
 
 def test_the_load_is_one_transaction_that_the_data_api_takes():
     verbs = [sql.split()[0] for sql in LOAD.statements]
     assert verbs == ["LOCK", *["DELETE"] * 5, "COPY", "COPY", *["INSERT"] * 3, "SELECT", "SELECT"]
     assert len(LOAD.statements) <= 40
-    begin, commit = LOAD.text.index("\nBEGIN;"), LOAD.text.index("\nCOMMIT;")
-    assert all(begin < LOAD.text.index(sql) < commit for sql in LOAD.statements)
-
-
-def test_only_tables_that_cannot_be_partitioned_are_copied():
-    copied = [sql.split()[1].partition(".")[2] for sql in LOAD.statements if sql[:4] == "COPY"]
-    assert copied == [table.name for table in TABLES if not table.partition_choices]
-    assert [f"FROM '{OUTPUT}/{name}/'" in LOAD.text for name in copied] == [True, True]
-
-
-def test_each_varchar_is_named_for_a_column():
-    assert set(TEXT_BYTES) <= {name for table in TABLES for name in table.columns}
+    lines = read_sql("3_load").splitlines()
+    code = [line for line in lines if line and not line.startswith("--")]
+    assert (code[0], code[-1]) == ("BEGIN;", "COMMIT;")
 
 
 @pytest.mark.parametrize(
     ("flags", "complaint"),
     [
-        ({}, "workgroup, cluster: expected one of the two"),
+        ({}, "workgroup, cluster: expected one of the two, not both"),
         ({"workgroup": "a", "cluster": "b"}, "workgroup, cluster: expected one of the two"),
-        ({"workgroup": "a", "db_user": "me"}, "db_user: expected nothing"),
+        (
+            {"workgroup": "a", "db_user": "me"},
+            "db_user: expected nothing, only a cluster takes a user",
+        ),
         ({"workgroup": "a", "schema": "lake"}, "expected two different names"),
         ({"workgroup": "a", "schema": 'x"; drop table songs'}, "expected a name of a-z"),
         ({"workgroup": "a", "iam_role": "my'role"}, "expected default, or the ARN of a role"),
@@ -245,7 +326,7 @@ def test_timestamps_that_are_misread_are_not_loaded(redshift, small_lake, tmp_pa
 
 def test_the_file_itself_is_a_transaction_for_whoever_runs_it_by_hand(redshift):
     run_scripts(redshift, EXTERNAL_SCHEMA, TABLES_SCRIPT)
-    statements = LOAD.text.split(";\n")
+    statements = read_sql("3_load").split(";\n")
     begin, commit = statements[0].splitlines()[-1], statements[-2].strip()
     body = "".join(f"{redshift.translate(sql)}\n" for sql in LOAD.statements[:-2])
     broken = f"{begin};\n{body}SELECT 1/0;\n{commit};\n"
@@ -278,14 +359,12 @@ def locked(postgres):
 
 def test_the_samples_texts_fit_with_room(sample_lake):
     for table in TABLES:
-        for name, kind in table.columns.items():
-            if kind == "STRING":
-                with duckdb.connect() as database:
-                    (longest,) = database.sql(
-                        f"select max(octet_length(encode({name}))) from"
-                        f" {lake_source(sample_lake, table)}"
-                    ).fetchone()
-                assert longest * 2 <= TEXT_BYTES.get(name, 256), name
+        for name, size in varchar_sizes(table.name).items():
+            with duckdb.connect() as database:
+                source = lake_source(sample_lake, table)
+                query = f"select max(octet_length(encode({name}))) from {source}"
+                (longest,) = database.sql(query).fetchone()
+            assert longest * 2 <= size, name
 
 
 def test_what_is_left_out_for_postgresql_is_the_layout_alone():
@@ -322,7 +401,7 @@ def load(account, tmp_path, capsys):
     files = ["--keys", str(keys), "--output", OUTPUT, "--poll-seconds", "0"]
 
     def run(*arguments, workgroup="my-group"):
-        code = iac_load_redshift.main([*files, "--workgroup", workgroup, *arguments])
+        code = redshift_script.main([*files, "--workgroup", workgroup, *arguments])
         return (code, *capsys.readouterr())
 
     return run
@@ -385,8 +464,8 @@ def test_a_cluster_takes_the_place_of_a_workgroup(load, redshift, monkeypatch):
 def test_a_dry_run_prints_the_sql_and_asks_nothing(load, redshift):
     code, out, _ = load("--dry-run", "--iam-role", ROLE)
     assert (code, redshift.requests) == (0, [])
-    assert out == "\n".join((EXTERNAL_SCHEMA.text, TABLES_SCRIPT.text, LOAD.text))
-    assert "${" not in out.replace("${names} are filled in", "")
+    assert out == "\n".join(Template(read_sql(name)).substitute(VALUES) for name in SCRIPTS)
+    assert "$" not in out
 
 
 def test_a_failed_statement_is_one_line_that_names_it(load, redshift, small_lake, tmp_path):
@@ -395,8 +474,8 @@ def test_a_failed_statement_is_one_line_that_names_it(load, redshift, small_lake
     code, out, err = load()
     assert (code, out) == (1, "")
     assert err.splitlines()[-1] == (
-        "iac_load_redshift.py: error: 3_load failed at INSERT INTO sparkify.songs: value too long"
-        " for type character varying(1024); the tables are as they were: mend it and run this again"
+        "redshift.py: error: 3_load failed at INSERT INTO sparkify.songs: value too long"
+        " for type character varying(1024); the tables are as they were: fix it and run this again"
     )
     redshift.postgres.ask("DELETE FROM lake.songs WHERE song_id = 'S3';")
     assert_loaded(redshift.postgres, small_lake, tmp_path)
@@ -433,7 +512,7 @@ def test_throttling_is_waited_out_and_a_refusal_is_one_line(load, redshift):
     code, _, err = load()
     assert code == 1
     assert err.splitlines() == [
-        "iac_load_redshift.py: error: AWS refused ExecuteStatement: Redshift endpoint doesn't exist"
+        "redshift.py: error: AWS refused ExecuteStatement: Redshift endpoint doesn't exist"
         " in this region. (ValidationException)"
     ]
 
@@ -442,10 +521,10 @@ def test_ctrl_c_stops_the_load_in_redshift(load, redshift, monkeypatch):
     def interrupt(statement):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(iac_load_redshift, "describe", lambda *_: interrupt(None))
+    monkeypatch.setattr(redshift_script, "describe_progress", lambda *_: interrupt(None))
     code, _, err = load()
-    assert code == 1
-    assert "1_external_schema: asked Redshift to stop" in err
+    assert code == 130
+    assert "redshift.py: 1_external_schema: cancelled in Redshift; unless" in err
     assert redshift.requests[-1][0] == "CancelStatement"
 
 
@@ -454,7 +533,7 @@ def test_a_catalogue_that_is_behind_is_not_loaded_from(load, redshift, account):
     account.client("s3").put_object(Bucket=BUCKET, Key=key, Body=b"")
     code, _, err = load()
     assert (code, redshift.requests) == (1, [])
-    assert "does not show what is published (songplays): run iac_publish_catalog.py" in err
+    assert "does not agree with the published files (songplays): run python -m aws.catalog" in err
 
 
 def test_an_unfinished_swap_is_not_loaded(load, redshift, account):
