@@ -1,7 +1,7 @@
-"""A real PostgreSQL for the tests: pgserver's programs where it is installed, else the machine's.
+"""A real PostgreSQL for the tests: from the package pgserver, or else the machine's own.
 
-It listens on a socket in its own folder only, and is gone with it. Its encoding is SQL_ASCII: then
-VARCHAR counts bytes, as Redshift's does.
+It listens only on a socket in a temporary folder. Its encoding is SQL_ASCII, because VARCHAR then
+counts bytes, as Redshift's VARCHAR does.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Postgres:
         )
 
     def ask(self, script: str) -> str:
-        """What a script answers, as CSV; it has to succeed."""
+        """The output of a script as CSV; the script has to succeed."""
         done = self.psql(script)
         assert done.returncode == 0, done.stderr
         return done.stdout
@@ -43,12 +43,12 @@ class Postgres:
 
 @contextlib.contextmanager
 def postgres_server() -> Iterator[Postgres]:
-    """Start a server with an empty database."""
+    """A server with an empty database, stopped at the end."""
     with tempfile.TemporaryDirectory(prefix="postgres-") as name:
         folder = Path(name)
         user, programs = None, find_programs()
         if os.geteuid() == 0:
-            user, programs = UNPRIVILEGED, lend(programs, folder)
+            user, programs = UNPRIVILEGED, copy_programs(programs, folder)
         server = Postgres(programs, folder)
         data = ["-D", folder / "data"]
 
@@ -67,7 +67,7 @@ def postgres_server() -> Iterator[Postgres]:
 
 
 def find_programs() -> Path:
-    """The folder of initdb and the others; importing pgserver would do more than is needed."""
+    """The folder of initdb and psql; pgserver is not imported, only its files are needed."""
     found = importlib.util.find_spec("pgserver")
     if found:
         return Path(str(found.origin)).parent / "pginstall" / "bin"
@@ -77,8 +77,8 @@ def find_programs() -> Path:
     return programs[-1]
 
 
-def lend(programs: Path, folder: Path) -> Path:
-    """A copy of pgserver's programs, for a user who may not be able to read ours."""
+def copy_programs(programs: Path, folder: Path) -> Path:
+    """A copy of pgserver's programs that the unprivileged user can read."""
     shutil.chown(folder, UNPRIVILEGED)
     package = programs.parents[1]
     if package.name != "pgserver":

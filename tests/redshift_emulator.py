@@ -1,8 +1,8 @@
-"""Redshift's Data API over HTTP in front of a PostgreSQL that runs what Redshift would run.
+"""Redshift's Data API over HTTP; a PostgreSQL runs the statements.
 
-Only three things are not run as they are: the keys of distribution and order are left out, an
-external schema is noted in svv_external_schemas, and COPY takes the columns of the files by their
-position. The external tables are the lake's files, loaded beforehand.
+Three kinds of statements are translated: CREATE TABLE loses its distribution and sort keys, CREATE
+EXTERNAL SCHEMA becomes a row of svv_external_schemas, and COPY loads the Parquet files by the
+position of their columns. The external tables are loaded from the lake's files beforehand.
 """
 
 from __future__ import annotations
@@ -40,35 +40,35 @@ POSTGRES_TYPES = {
 MARK = "@@statement"
 SYSTEM_VIEW = "CREATE TABLE svv_external_schemas (schemaname TEXT PRIMARY KEY, databasename TEXT);"
 
-logging.getLogger("sqlglot").setLevel(logging.ERROR)  # two statements that it takes as a whole
+logging.getLogger("sqlglot").setLevel(logging.ERROR)  # it warns of statements that it cannot parse
 
 
 @dataclass
 class Statement:
-    """What one call has had accepted."""
+    """The statements of one accepted call, and how far they are."""
 
     sqls: list[str]
-    looks: int = 0
+    polls: int = 0
     statuses: list[str] = field(default_factory=list)
     error: str = ""
     records: list[list[dict[str, Any]]] = field(default_factory=list)
 
 
 class RefusedError(Exception):
-    """An error that the service answers with: its code and its message."""
+    """An error of the service: code and message."""
 
 
 class RedshiftEmulator:
-    """The service, and what the tests may do to it."""
+    """The emulated service; the attributes below make it fail."""
 
     def __init__(self, postgres, lake: Path, uri: str) -> None:
         self.postgres, self.lake, self.uri = postgres, lake, uri
         self.statements: dict[str, Statement] = {}
         self.tokens: dict[str, str] = {}
         self.requests: list[tuple[str, dict[str, Any]]] = []
-        self.refuse: list[tuple[str, str]] = []  # codes and messages of the next answers
-        self.lose_answers = 0  # that many accepted statements get no answer
-        self.ending = ""  # instead of running, say ABORTED
+        self.refuse: list[tuple[str, str]] = []  # code and message of each of the next answers
+        self.lose_answers = 0  # so many accepted calls get no answer
+        self.ending = ""  # say ABORTED: statements end so and do not run
         postgres.ask(SYSTEM_VIEW)
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), handler_of(self))
         self.server.daemon_threads = True
@@ -85,13 +85,13 @@ class RedshiftEmulator:
         self.server.server_close()
 
     def answer(self, operation: str, request: dict[str, Any]) -> dict[str, Any] | None:
-        """What the service answers; None where the answer is lost."""
+        """The service's answer; None if the answer is lost."""
         self.requests.append((operation, request))
         if self.refuse:
             raise RefusedError(*self.refuse.pop(0))
         return getattr(self, f"_{operation}")(request)
 
-    def _ExecuteStatement(self, request):  # noqa: N802 (the service's names)
+    def _ExecuteStatement(self, request):  # noqa: N802 (the name of the operation)
         return self._accept(request, [request["Sql"]])
 
     def _BatchExecuteStatement(self, request):  # noqa: N802
@@ -111,13 +111,13 @@ class RedshiftEmulator:
 
     def _DescribeStatement(self, request):  # noqa: N802
         statement = self.statements[request["Id"]]
-        statement.looks += 1
+        statement.polls += 1
         status = "SUBMITTED"
-        if statement.looks == 2:
+        if statement.polls == 2:
             status = "STARTED"
-        if statement.looks == 3:
+        if statement.polls == 3:
             self._run(statement)
-        if statement.looks >= 3:
+        if statement.polls >= 3:
             status = statement.statuses[-1] if statement.error else "FINISHED"
         answer = {"Id": request["Id"], "Status": status, "HasResultSet": bool(statement.records)}
         if statement.error:
@@ -145,7 +145,7 @@ class RedshiftEmulator:
         return {"Records": statement.records, "ColumnMetadata": []}
 
     def _CancelStatement(self, request):  # noqa: N802
-        self.statements[request["Id"]].looks = 3
+        self.statements[request["Id"]].polls = 3
         return {"Status": True}
 
     def _run(self, statement):
@@ -163,12 +163,12 @@ class RedshiftEmulator:
             statement.records = [[as_field(value) for value in row] for row in rows]
 
     def script(self, sqls: list[str]) -> str:
-        """The statements as PostgreSQL runs them, in one transaction, with a mark before each."""
+        """The statements as one transaction for psql, which prints a mark before each."""
         marked = (f"\\echo {MARK}\n{self.translate(sql)}\n" for sql in sqls)
         return "".join(("BEGIN ISOLATION LEVEL REPEATABLE READ;\n", *marked, "COMMIT;\n"))
 
     def translate(self, sql: str) -> str:
-        """One statement for PostgreSQL, which needs only three kinds to be another."""
+        """One statement in PostgreSQL's SQL."""
         external, copy = EXTERNAL_SCHEMA.fullmatch(sql), COPY.fullmatch(sql)
         if external:
             names = "', '".join(external.groups()[:2])
@@ -179,7 +179,7 @@ class RedshiftEmulator:
         return f"{without_layout(sql)};"
 
     def copy(self, table: str, names: str, uri: str) -> str:
-        """COPY of Parquet files: by position, and refused where the number of columns differs."""
+        """COPY of Parquet files by position; fails if the number of columns differs."""
         folder = self.lake / uri.removeprefix(f"{self.uri}/")
         if not list(folder.rglob("*.parquet")):
             return "DO $$ BEGIN RAISE EXCEPTION 'The specified S3 prefix does not exist'; END $$;"
@@ -194,7 +194,7 @@ class RedshiftEmulator:
         return f"\\copy {table} ({' '.join(names.split())}) from '{path}' csv"
 
     def create_external_tables(self, schema: str) -> None:
-        """Load the lake's files as Spectrum's tables, with the partition columns of the folders."""
+        """Load the lake's files as external tables, with the partition columns of the folders."""
         self.postgres.ask(f"DROP SCHEMA IF EXISTS {schema} CASCADE; CREATE SCHEMA {schema};")
         for table in TABLES:
             names = ", ".join(table.columns)
@@ -216,7 +216,7 @@ NO_FOLDERS = "hive_partitioning = false"
 
 
 def lake_source(lake: Path, table) -> str:
-    """A published table for DuckDB, with the partition columns of its folders."""
+    """A published table as DuckDB reads it, with the partition columns of its folders."""
     kinds = {**dict.fromkeys(DATE_PARTS, "INT"), **table.columns}
     found = next((lake / table.name).rglob("*.parquet")).relative_to(lake / table.name)
     names = [part.partition("=")[0] for part in found.parts[:-1]]
@@ -228,7 +228,7 @@ def lake_source(lake: Path, table) -> str:
 
 
 def without_layout(sql: str) -> str:
-    """A statement without the keys of distribution and order, which only CREATE TABLE has."""
+    """A CREATE TABLE without its distribution and sort keys; other statements as they are."""
     (parsed,) = sqlglot.parse(sql, read="redshift")
     if isinstance(parsed, sqlglot.exp.Create) and parsed.args.get("properties"):
         parsed.set("properties", None)
@@ -263,6 +263,6 @@ def handler_of(emulator: RedshiftEmulator) -> type[BaseHTTPRequestHandler]:
             self.wfile.write(body)
 
         def log_message(self, *arguments):
-            """Say nothing on stderr."""
+            """Print nothing on stderr."""
 
     return Handler

@@ -1,4 +1,4 @@
-"""The SQL for Redshift: parsed, run on a real PostgreSQL with the sample lake, and scripted."""
+"""Redshift's SQL against lake/tables.py and on a real PostgreSQL, and the script that runs it."""
 
 from __future__ import annotations
 
