@@ -44,6 +44,7 @@ from aws.session import (
     run_script,
 )
 from configs import DL_CFG, EmrConfig, Flags, load_section, open_dl_cfg, s3_folder, setting
+from lake.paths import is_hidden, partition_of
 from lake.tables import DATE_PARTS, TABLES, Table
 
 if TYPE_CHECKING:
@@ -232,7 +233,9 @@ class Published:
 
 def build_published(table: Table, location: str, files: Sequence[str]) -> Published:
     """A table as its files show it; their paths are relative to the location."""
-    folders = sorted({file.rpartition("/")[0] for file in files if not is_hidden(file)})
+    # Consoles make an empty object, named with a slash at its end, where a user makes a folder.
+    visible = [file for file in files if not is_hidden(file) and not file.endswith("/")]
+    folders = sorted({partition_of(file) for file in visible})
     if not folders:
         raise AwsError(f"{location} holds no files: run the job on this output first")
     layouts = {partition_names(folder) for folder in folders}
@@ -248,11 +251,6 @@ def build_published(table: Table, location: str, files: Sequence[str]) -> Publis
         partition_values(partitioned, folder): f"{location}{folder}/" for folder in folders
     }
     return Published(partitioned, location, partitions if partitioned.partition_by else {})
-
-
-def is_hidden(file: str) -> bool:
-    """Whether Athena, Spectrum and Spark skip a file; also true of a folder's empty object."""
-    return file.endswith("/") or any(part.startswith(("_", ".")) for part in file.split("/"))
 
 
 def partition_names(folder: str) -> tuple[str, ...]:
