@@ -1,213 +1,43 @@
 """Makes Sparkify-shaped data: song files and daily event logs, every name and id in them invented.
 
-The same arguments give the same bytes. Memory holds the songs and one day of events, no more.
+The same arguments make the same bytes. Memory holds the songs and one day of events, no more.
+A song file holds one song, a log file one day with an event a line; they lie as in S3.
+quirks.json lists the oddities of real data that are in it, with their shares.
 
-Song files are one object each, the log is one event a line and one file a day, laid out as in S3.
-The quirks that such data has in the field are on unless --quirks switches them off; QUIRKS lists
-them with their shares. Lines delivered again and bad lines come on top of --events.
-
-Examples:
-  # the sample in this folder
+The sample in this folder, and a large input for a benchmark with no gzipped files:
   python data/generate.py --songs 96 --events 6000 --bad-lines 0.001 --zip --output data
-
-  # a large input for a benchmark: no gzipped files, a fifth of all visits by one user
-  python data/generate.py --songs 15000 --events 1000000 --quirks no-gzip --skew-user 0.2 \
---output /tmp/large
-
-  # only two quirks, half a year, nine tenths of it in one month
-  python data/generate.py --quirks two-names,twins --days 180 --skew-month 0.9 --output /tmp/skewed
+  python data/generate.py --songs 15000 --events 3000000 --days 180 --no-gzip --output /tmp/large
 """
 
 from __future__ import annotations
 
-import argparse
-import errno
 import gzip
 import io
 import json
-import sys
-import time
 import zipfile
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from bisect import bisect
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import date, timedelta
-from itertools import accumulate
+from itertools import accumulate, product
 from pathlib import Path
-from random import Random
-from typing import Any, NamedTuple, Optional
+from string import ascii_uppercase
+from typing import Any
 
-WORDS: dict[str, Any] = json.loads(
-    Path(__file__).with_name("words.json").read_text(encoding="utf-8")
-)
+from chance import QUIRKS, VISITS, WORDS, Chance, has
 
-HOUR = 3_600_000
-DAY = 24 * HOUR
-# How many visits begin in each hour (UTC), from midnight on: a quiet night and a busy evening.
-HOURS = [3, 2, 2, 1, 1, 2, 3, 4, 5, 6, 6, 7, 7, 7, 8, 9, 10, 12, 13, 12, 10, 8, 6, 4]
-WEEKDAYS = [10, 11, 11, 12, 11, 6, 5]  # from Monday on
-VISIT_LENGTHS = [1, 1, 2, 2, 3, 3, 4, 5, 6, 7, 8, 10, 12, 15, 20, 25, 35, 60]
-LONGEST_PAUSE = 455_000  # milliseconds between two events: the longest song, and a moment
-PLAY_SHARE = 0.9  # of the pages of a visit, after its opening
-
-
-class Quirk(NamedTuple):
-    """An oddity of such data: of what it befalls about one in how many, and what it looks like."""
-
-    one_in: int
-    of: str
-    looks: str
-
-
-QUIRKS = {
-    "blank-users": Quirk(30, "events", "signed-out Home, Login and About pages, with no user"),
-    "level-changes": Quirk(30, "visits", "the user goes from free to paid, or back"),
-    "equal-times": Quirk(30, "visits", "starts in the very millisecond of another user's play"),
-    "double-encoding": Quirk(1, "non-ASCII names in the log", "UTF-8 read as Latin-1, twice over"),
-    "right-names": Quirk(10, "non-ASCII names in the log", "right in spite of double-encoding"),
-    "near-misses": Quirk(
-        8, "other tracks", "a song of the catalogue but for its title, artist or duration"
-    ),
-    "two-names": Quirk(6, "artists of several songs", '"X" and "X feat. Y"'),
-    "two-locations": Quirk(6, "artists of several songs", "two places"),
-    "lost-coordinates": Quirk(6, "artists of several songs", "with coordinates and without"),
-    "number-names": Quirk(30, "artists", "the name is a number, in song files a JSON number"),
-    "non-ascii": Quirk(5, "names and titles", "accents, other scripts, a sign beyond 16 bits"),
-    "punctuation": Quirk(9, "names and titles", "quotes, braces, brackets, slashes, a tab"),
-    "year-zero": Quirk(3, "songs", "the year is unknown"),
-    "shared-titles": Quirk(19, "songs", "the title of another artist's song"),
-    "versions": Quirk(23, "songs", "title and artist of another song, another duration"),
-    "twins": Quirk(
-        31, "songs", "title, artist name and duration of another song, maybe of a namesake"
-    ),
-    "repeated-songs": Quirk(60, "songs", "stands in a second file as well"),
-    "pretty": Quirk(10, "song files", "printed over several lines, in UTF-8 without escapes"),
-    "gzip": Quirk(15, "files", "gzipped"),
-}
-
-Member = tuple[str, bytes]  # a file's path below the output folder, and its content
-Place = tuple[str, Optional[float], Optional[float]]  # its name, latitude and longitude
+File = tuple[str, bytes]  # its path below the output folder, and its content
+Song = dict[str, Any]  # the fields of a song file, in their order there
 Key = tuple[str, str, float]  # what a play matches a song on: title, artist name, duration
-Event = tuple[int, str]  # when it was delivered, in milliseconds, and its line
+Track = tuple[str, str, str, int]  # artist, title and length as JSON text, and milliseconds
+Line = tuple[int, str]  # when it was delivered, in milliseconds, and its text
 
-
-@dataclass(frozen=True)
-class Recipe:
-    """What to make; equal recipes make equal bytes."""
-
-    songs: int = 96
-    events: int = 6000
-    seed: int = 2018
-    start: date = date(2018, 11, 1)
-    days: int = 30
-    users: int = 240
-    match: float = 0.22
-    quirks: frozenset[str] = frozenset(QUIRKS)
-    duplicates: float = 0.002
-    bad_lines: float = 0.0
-    skew_user: float = 0.0
-    skew_month: float = 0.0
-
-    def has(self, quirk: str, index: int) -> bool:
-        """Whether the thing of this index has a quirk, if it goes by turns; the first has none."""
-        one_in = QUIRKS[quirk].one_in
-        return quirk in self.quirks and index % one_in == one_in // 2
-
-    def happens(self, quirk: str, random: Random) -> bool:
-        """Whether this time a quirk happens, if it goes by chance."""
-        return quirk in self.quirks and random.random() * QUIRKS[quirk].one_in < 1
-
-    def random(self, part: str) -> Random:
-        """A generator of its own for each part, so that one part's changes leave the others."""
-        return Random(f"{self.seed}/{part}")
-
-
-class Song(NamedTuple):
-    """One song file's fields, in their order there."""
-
-    num_songs: int
-    artist_id: str
-    artist_latitude: float | None
-    artist_longitude: float | None
-    artist_location: str
-    artist_name: str
-    song_id: str
-    title: str
-    duration: float
-    year: int
-
-
-class Track(NamedTuple):
-    """What the log says of a song, as JSON text, and the milliseconds until the next event."""
-
-    artist: str
-    title: str
-    length: str
-    pause: int
-
-
-class Visitor(NamedTuple):
-    """What the log says of a user, as JSON text."""
-
-    auth: str
-    first_name: str
-    gender: str
-    last_name: str
-    location: str
-    registration: str
-    user_agent: str
-    user_id: str
-
-
-class Page(NamedTuple):
-    """A page of the service; new_level is what a visit to it makes of the user."""
-
-    name: str
-    method: str = "GET"
-    status: int = 200
-    signed_in: bool = True
-    new_level: str = ""
-
-
-@dataclass
-class User:
-    """A user as of the latest event made."""
-
-    visitor: Visitor
-    level: str
-    busy_until: int = 0
-
-
-NO_TRACK = Track("null", "null", "null", 0)
-GUEST = Visitor('"Logged Out"', "null", "null", "null", "null", "null", "null", '""')
-
-PLAY = Page("NextSong", "PUT")
-HOME = Page("Home")
-LOGOUT = Page("Logout", "PUT", 307)
-GUEST_HOME = Page("Home", signed_in=False)
-GUEST_ABOUT = Page("About", signed_in=False)
-LOGIN = Page("Login", "PUT", 307, signed_in=False)
-SUBMIT_UPGRADE = Page("Submit Upgrade", "PUT", 307, new_level="paid")
-SUBMIT_DOWNGRADE = Page("Submit Downgrade", "PUT", 307, new_level="free")
-CHANGES = {
-    "free": (Page("Upgrade"), SUBMIT_UPGRADE),
-    "paid": (Page("Downgrade"), SUBMIT_DOWNGRADE),
-}
-SIDE_TRIPS: tuple[tuple[Page, ...], ...] = (
-    *[(HOME,)] * 10,
-    (Page("Settings"),),
-    (Page("Settings"), Page("Save Settings", "PUT", 307)),
-    (Page("Help"),),
-    (Page("About"),),
-    (Page("Error", status=404),),
-)
-OPENINGS: tuple[tuple[Page, ...], ...] = (
-    *[()] * 12,
-    *[(HOME,)] * 5,
-    (GUEST_HOME, LOGIN, HOME),
-    (GUEST_HOME, GUEST_ABOUT, LOGIN, HOME),
-)
+HOUR = 3_600_000  # milliseconds, as every time in the log
+DAY = 24 * HOUR
+LONGEST_PAUSE = 455_000  # between two events: the longest song, and a moment
+MATCH_SHARE = 0.22  # of the plays: those of a song that has a song file
+PLAY_SHARE = 0.9  # of the pages of a visit, after its opening
 
 # Each damages a play's line so that no reader should take it for a play.
 BAD_LINES: tuple[Callable[[str], str], ...] = (
@@ -223,244 +53,188 @@ BAD_LINES: tuple[Callable[[str], str], ...] = (
 )
 
 
-# Songs
+@dataclass(frozen=True)
+class Recipe:
+    """What to make; equal recipes make equal bytes."""
+
+    songs: int = 96
+    events: int = 6000
+    seed: int = 2018
+    start: date = date(2018, 11, 1)
+    days: int = 30
+    bad_lines: float = 0.0
+    skew_user: float = 0.0
+    no_gzip: bool = False
 
 
 def build_songs(recipe: Recipe) -> list[Song]:
     """The catalogue: one song per song_id, an artist's songs side by side."""
-    random = recipe.random("songs")
+    chance = Chance(f"{recipe.seed}/songs")
     songs: list[Song] = []
     artists = 0
     while len(songs) < recipe.songs:
-        songs.extend(_artist_songs(recipe, random, artists))
+        songs.extend(_artist_songs(chance, artists))
         artists += 1
     del songs[recipe.songs :]
     for index in range(1, recipe.songs):
-        songs[index] = _related(recipe, random, songs, index)
+        songs[index] = _related(chance, songs, index)
     return songs
 
 
-def build_song_files(recipe: Recipe, songs: Sequence[Song]) -> Iterator[Member]:
-    """One song a file, by path: the folders are the third to fifth letter of the file's name."""
-    random = recipe.random("song files")
-    repeated = [s for index, s in enumerate(songs) if recipe.has("repeated-songs", index)]
-    files = [*songs, *repeated]
-    names = sorted(f"TR{_folder(index)}{_code(random, 13)}" for index in range(len(files)))
-    for index, (name, song) in enumerate(zip(names, files)):
-        path = f"song_data/{name[2]}/{name[3]}/{name[4]}/{name}.json"
-        text = _song_json(recipe, song, pretty=recipe.has("pretty", index))
-        yield _member(path, text.encode(), gzipped=recipe.has("gzip", index))
+def _artist_songs(chance: Chance, index: int) -> Iterator[Song]:
+    count = (1, 1, 2, 1, 3, 1)[index % 6]
+    known_place = count > 1 or chance.random() < 0.5
+    place: Song = chance.choice(WORDS["places"]) if known_place else WORDS["nowhere"]
+    name = chance.artist_name(index)
+    artist = {"num_songs": 1, "artist_id": f"AR{chance.code(16)}", **place, "artist_name": name}
+    for nth in range(count):
+        yield {
+            **(_told_later(chance, artist, index // 3) if nth else artist),
+            "song_id": f"SO{chance.code(16)}",
+            "title": chance.title(),
+            "duration": chance.duration(),
+            "year": 0 if has("year-zero", index + nth) else chance.randrange(1955, 2019),
+        }
 
 
-def _artist_songs(recipe: Recipe, random: Random, number: int) -> Iterator[Song]:
-    songs = (1, 1, 2, 1, 3, 1)[number % 6]
-    known_place = songs > 1 or random.random() < 0.5
-    place = random.choice(WORDS["places"]) if known_place else ("", None, None)
-    name = _artist_name(recipe, random, number)
-    artist = _at(place, Song(1, f"AR{_code(random, 16)}", None, None, "", name, "", "", 0.0, 0))
-    for nth in range(songs):
-        told = _told_later(recipe, random, artist, number // 3) if nth else artist
-        yield told._replace(
-            song_id=f"SO{_code(random, 16)}",
-            title=_title(recipe, random),
-            duration=_duration(random),
-            year=0 if recipe.has("year-zero", number + nth) else random.randrange(1955, 2019),
-        )
-
-
-def _told_later(recipe: Recipe, random: Random, artist: Song, rank: int) -> Song:
+def _told_later(chance: Chance, artist: Song, rank: int) -> Song:
     """An artist as a later song's file tells of them; rank numbers the artists of several songs."""
-    if recipe.has("two-names", rank):
-        return artist._replace(artist_name=f"{artist.artist_name} feat. {_person(random)}")
-    if recipe.has("two-locations", rank + 1):
-        elsewhere = [place for place in WORDS["places"] if place[0] != artist.artist_location]
-        return _at(random.choice(elsewhere), artist)
-    if recipe.has("lost-coordinates", rank + 2):
-        return _at((artist.artist_location, None, None), artist)
+    if has("two-names", rank):
+        return {**artist, "artist_name": f"{artist['artist_name']} feat. {chance.person()}"}
+    if has("two-locations", rank + 1):
+        here = artist["artist_location"]
+        elsewhere = [place for place in WORDS["places"] if place["artist_location"] != here]
+        return {**artist, **chance.choice(elsewhere)}
+    if has("lost-coordinates", rank + 2):
+        return {**artist, "artist_latitude": None, "artist_longitude": None}
     return artist
 
 
-def _at(place: Place, artist: Song) -> Song:
-    location, latitude, longitude = place
-    return artist._replace(
-        artist_location=location, artist_latitude=latitude, artist_longitude=longitude
-    )
-
-
-def _related(recipe: Recipe, random: Random, songs: Sequence[Song], index: int) -> Song:
+def _related(chance: Chance, songs: Sequence[Song], index: int) -> Song:
+    """The song of this index, made to resemble one before it if it has such a quirk."""
     song, before = songs[index], songs[index - 1]
-    if recipe.has("twins", index):
-        namesake = f"AR{_code(random, 16)}" if index // 31 % 2 else before.artist_id
-        return before._replace(song_id=song.song_id, artist_id=namesake)
-    if recipe.has("versions", index):
-        return before._replace(song_id=song.song_id, duration=song.duration, year=song.year)
-    if recipe.has("shared-titles", index):
-        return song._replace(title=songs[index - 5].title)  # no artist has more than three songs
+    if has("twins", index):
+        artist_id = f"AR{chance.code(16)}" if index // 31 % 2 else before["artist_id"]
+        return {**before, "song_id": song["song_id"], "artist_id": artist_id}
+    if has("versions", index):
+        return {**before, **{field: song[field] for field in ("song_id", "duration", "year")}}
+    if has("shared-titles", index):
+        return {**song, "title": songs[index - 5]["title"]}  # none has more than three songs
     return song
 
 
-def _song_json(recipe: Recipe, song: Song, *, pretty: bool) -> str:
-    fields = song._asdict()
-    if "number-names" in recipe.quirks and song.artist_name.isdigit():
-        fields["artist_name"] = int(song.artist_name)
-    return json.dumps(fields, indent=4 if pretty else None, ensure_ascii=not pretty)
-
-
-def _folder(index: int) -> str:
-    """Three letters, AAA first; 24 song files share a folder."""
-    number = index // 24
-    return "".join(chr(ord("A") + number // 26**place % 26) for place in (2, 1, 0))
-
-
-def _code(random: Random, length: int) -> str:
-    return "".join(random.choices("ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789", k=length))
-
-
-# Names
-
-
-def _artist_name(recipe: Recipe, random: Random, number: int) -> str:
-    if recipe.has("number-names", number):
-        return str(random.randrange(200, 10_000))
-    if recipe.has("non-ascii", number):
-        return _non_ascii(random)
-    if recipe.has("punctuation", number):
-        return _punctuated(random)
-    if random.random() < 0.4:
-        return _person(random)
-    return f"The {_town(random)} {random.choice(WORDS['nouns'])}"
-
-
-def _title(recipe: Recipe, random: Random) -> str:
-    if recipe.happens("non-ascii", random):
-        return _non_ascii(random)
-    if recipe.happens("punctuation", random):
-        return _punctuated(random)
-    adjective, noun = random.choice(WORDS["adjectives"]), random.choice(WORDS["nouns"])
-    return f"{adjective} {noun} of {_town(random)}"
-
-
-def _duration(random: Random) -> float:
-    return round(random.triangular(90, 450, 220), 5)
-
-
-def _person(random: Random) -> str:
-    return f"{random.choice(WORDS['women'] + WORDS['men'])} {_town(random)}"
-
-
-def _town(random: Random) -> str:
-    return f"{random.choice(WORDS['starts'])}{random.choice(WORDS['ends'])}"
-
-
-def _non_ascii(random: Random) -> str:
-    return " ".join(random.choice(words) for words in random.choice(WORDS["non_ascii"]))
-
-
-def _punctuated(random: Random) -> str:
-    template: str = random.choice(WORDS["punctuated"])
-    adjective, noun = random.choice(WORDS["adjectives"]), random.choice(WORDS["nouns"])
-    return template.replace("ADJECTIVE", adjective).replace("NOUN", noun)
-
-
-# Tracks and users
+def build_song_files(recipe: Recipe, songs: Sequence[Song]) -> Iterator[File]:
+    """One song a file, 24 a folder; a path's folders are the third to fifth letter of its name."""
+    chance = Chance(f"{recipe.seed}/song files")
+    files = [*songs, *(song for index, song in enumerate(songs) if has("repeated-songs", index))]
+    letters = list(product(ascii_uppercase, repeat=3))
+    names = sorted(f"TR{''.join(letters[i // 24])}{chance.code(13)}" for i in range(len(files)))
+    for index, (name, song) in enumerate(zip(names, files)):
+        artist = song["artist_name"]
+        fields = {**song, "artist_name": int(artist) if artist.isdigit() else artist}
+        pretty = has("pretty", index)
+        text = json.dumps(fields, indent=4 if pretty else None, ensure_ascii=not pretty)
+        path = f"song_data/{name[2]}/{name[3]}/{name[4]}/{name}.json"
+        yield _file(recipe, index, path, text.encode())
 
 
 def build_tracks(recipe: Recipe, songs: Sequence[Song]) -> tuple[list[Track], list[Track]]:
-    """The catalogue's songs and others, popular ones first, as the log tells of them."""
-    random = recipe.random("tracks")
-    catalogue = [(song.title, song.artist_name, song.duration) for song in songs]
+    """The catalogue's songs and others, as the log tells of them; the first are played most."""
+    chance = Chance(f"{recipe.seed}/tracks")
+    catalogue = [(song["title"], song["artist_name"], song["duration"]) for song in songs]
     count = max(4_000, min(4 * len(songs), 20_000))
-    others = (_other_key(recipe, random, songs, index) for index in range(count))
+    others = (_other_key(chance, catalogue, index) for index in range(count))
     taken = set(catalogue)
-    return (
-        [_track(recipe, random, key) for key in catalogue],
-        [_track(recipe, random, key) for key in others if key not in taken],
-    )
+    matching = [_track(chance, *key) for key in catalogue]
+    return matching, [_track(chance, *key) for key in others if key not in taken]
 
 
-def _other_key(recipe: Recipe, random: Random, songs: Sequence[Song], index: int) -> Key:
-    title, artist = _title(recipe, random), _artist_name(recipe, random, index)
-    duration = _duration(random)
-    if recipe.has("near-misses", index):
-        song = random.choice(songs)
-        return (
-            (title, song.artist_name, song.duration),
-            (song.title, artist, song.duration),
-            (song.title, song.artist_name, round(song.duration + 0.00001, 5)),
-        )[index // 8 % 3]
-    return title, artist, duration
+def _other_key(chance: Chance, catalogue: Sequence[Key], index: int) -> Key:
+    title, artist, duration = chance.title(), chance.artist_name(index), chance.duration()
+    if not has("near-misses", index):
+        return title, artist, duration
+    song = chance.choice(catalogue)
+    near = (title, *song[1:]), (song[0], artist, song[2]), (*song[:2], round(song[2] + 0.00001, 5))
+    return near[index // 8 % 3]
 
 
-def _track(recipe: Recipe, random: Random, key: Key) -> Track:
-    title, artist, duration = key
-    return Track(
-        artist=_json_text(_misread(recipe, random, artist)),
-        title=_json_text(_misread(recipe, random, title)),
-        length=repr(duration),
-        pause=int(1000 * duration),
-    )
+def _track(chance: Chance, title: str, artist: str, duration: float) -> Track:
+    artist, title = _log_name(chance, artist), _log_name(chance, title)
+    return artist, title, _json(duration), int(1000 * duration)
 
 
-def _misread(recipe: Recipe, random: Random, name: str) -> str:
-    """The name as the log has it; pure ASCII reads the same in either encoding."""
-    if "double-encoding" not in recipe.quirks or recipe.happens("right-names", random):
-        return name
-    return name.encode().decode("latin-1").encode().decode("latin-1")
+def _log_name(chance: Chance, name: str) -> str:
+    """The name as JSON text; most that are not ASCII are UTF-8 read as Latin-1, twice over."""
+    if not chance.happens("right-names"):
+        name = name.encode().decode("latin-1").encode().decode("latin-1")
+    return _json(name)
 
 
-def _json_text(value: str) -> str:
-    return json.dumps(value).replace("/", "\\/")  # the log escapes slashes; JSON allows both
+def _json(value: object) -> str:
+    return json.dumps(value, separators=(",", ":")).replace("/", "\\/")  # as the log does
+
+
+def _line(user: dict[str, object]) -> str:
+    """A user's log line: %s for what each event fills in, and a guest's values for what is left."""
+    return _json({**VISITS["event"], **user}).replace('"%"', "%s")
+
+
+@dataclass
+class User:
+    """A user as of the latest event made; line has %s for what each event fills in."""
+
+    line: str
+    level: str
+    busy_until: int = 0
 
 
 def build_users(recipe: Recipe) -> list[User]:
-    """The users, busiest first."""
-    random = recipe.random("users")
-    ids = list(range(2, recipe.users + 2))
-    random.shuffle(ids)
+    """The users, busiest first; a large log has more of them."""
+    chance = Chance(f"{recipe.seed}/users")
+    ids = list(range(2, 2 + max(240, recipe.events // 400)))
+    chance.shuffle(ids)
     return [
-        User(
-            visitor=_visitor(recipe, random, user_id),
-            level="paid" if random.random() < (0.6 if rank < len(ids) // 8 else 0.2) else "free",
-        )
+        _user(chance, recipe.start, user_id, paid_share=0.6 if rank < len(ids) // 8 else 0.2)
         for rank, user_id in enumerate(ids)
     ]
 
 
-def _visitor(recipe: Recipe, random: Random, user_id: int) -> Visitor:
-    gender, names = random.choice((("F", WORDS["women"]), ("M", WORDS["men"])))
-    registered = _milliseconds(recipe.start) - random.randrange(90 * DAY)
-    return Visitor(
-        auth='"Logged In"',
-        first_name=_json_text(random.choice(names)),
-        gender=_json_text(gender),
-        last_name=_json_text(_town(random)),
-        location=_json_text(random.choice(WORDS["metros"])),
-        registration=f"{registered}.0",
-        user_agent=_json_text(random.choice(WORDS["user_agents"])),
-        user_id=f'"{user_id}"',
-    )
+def _user(chance: Chance, start: date, user_id: int, paid_share: float) -> User:
+    gender, names = chance.choice((("F", "{women}"), ("M", "{men}")))
+    user = {
+        "auth": "Logged In",
+        "gender": gender,
+        "registration": float(_milliseconds(start) - chance.randrange(90 * DAY)),
+        "firstName": chance.fill(names),
+        "lastName": chance.fill("{starts}{ends}"),
+        "location": chance.fill("{metros}"),
+        "userAgent": chance.fill("{user_agents}"),
+        "userId": str(user_id),
+    }
+    return User(_line(user), "paid" if chance.random() < paid_share else "free")
 
 
-# The log
+def _milliseconds(day: date) -> int:
+    return (day - date(1970, 1, 1)).days * DAY
 
 
 class Log:
-    """The log of one recipe, made day by day; counts tells what has been made so far."""
+    """The log of one recipe, made day by day."""
 
     def __init__(self, recipe: Recipe, songs: Sequence[Song]) -> None:
         self.recipe = recipe
-        self.counts: Counter[str] = Counter()
-        self._random = recipe.random("log")
-        self._matching, self._others = build_tracks(recipe, songs)
-        self._users = build_users(recipe)
-        self._shares = list(accumulate(1 / (rank + 3) for rank in range(recipe.users)))
-        self._end = _milliseconds(recipe.start) + recipe.days * DAY
-        self._session = 0
-        self._last_play = 0
+        self.chance = Chance(f"{recipe.seed}/log")
+        self.matching, self.others = build_tracks(recipe, songs)
+        self.users = build_users(recipe)
+        self.shares = list(accumulate(1 / (rank + 3) for rank in range(len(self.users))))
+        self.guest_line = _line({})
+        self.end = _milliseconds(recipe.start) + recipe.days * DAY
+        self.session = self.last_play = 0
+        self.events = self.repeated = self.bad_lines = 0  # counts so far
 
-    def files(self) -> Iterator[Member]:
+    def files(self) -> Iterator[File]:
         """One event a line, one file a day, in the order of delivery; a day of none has no file."""
-        waiting: list[Event] = []  # visits that went on after midnight
+        waiting: list[Line] = []  # of visits that went on after midnight
         for index, events in enumerate(build_quotas(self.recipe)):
             day = self.recipe.start + timedelta(days=index)
             midnight = _milliseconds(day)
@@ -470,320 +244,156 @@ class Log:
             text = "\n".join(line for _, line in waiting[:today])
             del waiting[:today]
             if text:
-                path = f"log_data/{day.year:04}/{day.month:02}/{day}-events.json"
+                path = f"log_data/{day:%Y/%m}/{day}-events.json"
                 content = text.encode("latin-1")  # ASCII, but for one kind of bad line
-                yield _member(path, content, gzipped=self.recipe.has("gzip", index))
+                yield _file(self.recipe, index, path, content)
 
-    def _day(self, midnight: int, quota: int) -> list[Event]:
+    def _day(self, midnight: int, quota: int) -> list[Line]:
         """The events of the visits that start on a day, exactly the quota, and the extra lines."""
-        visits = sorted(self._arrivals(midnight, quota))
-        events = [
-            event for start, length in visits for event in self._visit(midnight, start, length)
-        ]
-        return events + self._extras(events)
-
-    def _arrivals(self, midnight: int, quota: int) -> Iterator[tuple[int, int]]:
+        visits = []
         while quota:
-            length = min(quota, self._random.choice(VISIT_LENGTHS))
-            hour = self._random.choices(range(24), HOURS)[0]
-            start = midnight + hour * HOUR + self._random.randrange(HOUR)
-            yield min(start, self._latest_start(length)), length
+            length = min(quota, self.chance.choice(VISITS["lengths"]))
+            hour = self.chance.choices(range(24), VISITS["hours"])[0]
+            start = midnight + hour * HOUR + self.chance.randrange(HOUR)
+            visits.append((min(start, self.end - length * LONGEST_PAUSE), length))
             quota -= length
+        lines = [line for visit in sorted(visits) for line in self._visit(midnight, *visit)]
+        return [*lines, *self._extras(lines)]
 
-    def _latest_start(self, length: int) -> int:
-        return self._end - length * LONGEST_PAUSE
-
-    def _visit(self, midnight: int, start: int, length: int) -> Iterator[Event]:
-        random = self._random
-        at_once = self.recipe.happens(
-            "equal-times", random
-        ) and midnight <= self._last_play <= self._latest_start(length)
-        start = self._last_play if at_once else start
+    def _visit(self, midnight: int, start: int, length: int) -> Iterator[Line]:
+        latest_start = self.end - length * LONGEST_PAUSE
+        at_once = self.chance.happens("equal-times") and midnight <= self.last_play <= latest_start
+        start = self.last_play if at_once else start
         user = self._free_user(start)
-        pages = self._pages(user.level, (PLAY,) if at_once else random.choice(OPENINGS), length)
-        self._session += random.randrange(1, 4)
+        opening = ["NextSong"] if at_once else self.chance.choice(VISITS["openings"])
+        pages = self._pages(user.level, opening, length)
+        self.session += self.chance.randrange(1, 4)
         return self._events(user, start, pages)
 
     def _free_user(self, start: int) -> User:
         """A user whose last visit is over, unless they are too few to find one."""
-        random = self._random
-        if random.random() < self.recipe.skew_user:
-            return self._users[0]
+        if self.chance.random() < self.recipe.skew_user:
+            return self.users[0]
         for _ in range(10):
-            user = self._users[bisect(self._shares, random.random() * self._shares[-1])]
+            user = self.users[bisect(self.shares, self.chance.random() * self.shares[-1])]
             if user.busy_until < start:
                 break
         return user
 
-    def _pages(self, level: str, opening: Iterable[Page], length: int) -> list[Page]:
-        random = self._random
+    def _pages(self, level: str, opening: Iterable[str], length: int) -> list[str]:
+        chance, side_trips = self.chance, VISITS["side_trips"]
         pages = list(opening)
         while len(pages) < length:
-            pages += (PLAY,) if random.random() < PLAY_SHARE else random.choice(SIDE_TRIPS)
-        if self.recipe.happens("level-changes", random):
+            pages += ["NextSong"] if chance.random() < PLAY_SHARE else chance.choice(side_trips)
+        if chance.happens("level-changes"):
             middle = 1 + length // 2
-            pages[middle:middle] = CHANGES[level]
-        if length > 2 and random.random() < 0.2:
-            pages[length - 2 :] = [LOGOUT, GUEST_HOME]
-        if "blank-users" not in self.recipe.quirks:
-            pages = [page if page.signed_in else HOME for page in pages]
+            pages[middle:middle] = VISITS["level_changes"][level]
+        if length > 2 and chance.random() < 0.2:
+            pages[length - 2 :] = ["Logout", "Guest Home"]
         return pages[:length]
 
-    def _events(self, user: User, start: int, pages: Iterable[Page]) -> Iterator[Event]:
-        session, ts, random = self._session, start, self._random.random
+    def _events(self, user: User, ts: int, pages: Iterable[str]) -> Iterator[Line]:
+        session, random = self.session, self.chance.random
         for item, page in enumerate(pages):
-            track = NO_TRACK
-            if page is PLAY:
-                track = self._next_track()
-                self._last_play = ts
-            who = user.visitor if page.signed_in else GUEST
-            yield (
-                ts,
-                f'{{"artist":{track.artist},"auth":{who.auth},"firstName":{who.first_name}'
-                f',"gender":{who.gender},"itemInSession":{item},"lastName":{who.last_name}'
-                f',"length":{track.length},"level":"{user.level}","location":{who.location}'
-                f',"method":"{page.method}","page":"{page.name}","registration":{who.registration}'
-                f',"sessionId":{session},"song":{track.title},"status":{page.status},"ts":{ts}'
-                f',"userAgent":{who.user_agent},"userId":{who.user_id}}}',
-            )
-            user.level = page.new_level or user.level
-            ts += track.pause + 1 + int(5000 * random())
+            artist, title, length, pause = "null", "null", "null", 0
+            if page == "NextSong":
+                tracks = self.matching if random() < MATCH_SHARE else self.others
+                artist, title, length, pause = tracks[int(len(tracks) * random() * random())]
+                self.last_play = ts
+            method, name, status, signed_in, new_level = VISITS["pages"][page]
+            line = user.line if signed_in else self.guest_line
+            values = (artist, item, length, user.level, method, name, session, title, status, ts)
+            yield ts, line % values
+            user.level = new_level or user.level
+            ts += pause + 1 + int(5000 * random())
         user.busy_until = ts
 
-    def _next_track(self) -> Track:
-        random = self._random.random
-        self.counts["plays"] += 1
-        tracks = self._others
-        if random() < self.recipe.match:
-            self.counts["matches"] += 1
-            tracks = self._matching
-        return tracks[int(len(tracks) * random() * random())]  # the first ones most often
-
-    def _extras(self, events: Sequence[Event]) -> list[Event]:
+    def _extras(self, lines: Sequence[Line]) -> Iterator[Line]:
         """Lines delivered again up to an hour later, and damaged copies of plays."""
-        recipe, random, counts = self.recipe, self._random, self.counts
-        counts["events"] += len(events)
-        extras = []
-        while counts["duplicates"] < int(counts["events"] * recipe.duplicates):
-            ts, line = random.choice(events)
-            extras.append((min(ts + random.randrange(HOUR), self._end - 1), line))
-            counts["duplicates"] += 1
-        plays = [event for event in events if recipe.bad_lines and '"NextSong"' in event[1]]
-        while plays and counts["bad lines"] < int(counts["events"] * recipe.bad_lines):
-            ts, line = random.choice(plays)
-            damage = BAD_LINES[counts["bad lines"] % len(BAD_LINES)]
-            extras.append((ts, damage(line)))
-            counts["bad lines"] += 1
-        return extras
+        self.events += len(lines)
+        while self.repeated < self.events // QUIRKS["repeated-lines"][0]:
+            ts, line = self.chance.choice(lines)
+            yield min(ts + self.chance.randrange(HOUR), self.end - 1), line
+            self.repeated += 1
+        plays = [line for line in lines if self.recipe.bad_lines and '"NextSong"' in line[1]]
+        while plays and self.bad_lines < int(self.events * self.recipe.bad_lines):
+            ts, line = self.chance.choice(plays)
+            yield ts, BAD_LINES[self.bad_lines % len(BAD_LINES)](line)
+            self.bad_lines += 1
 
 
 def build_quotas(recipe: Recipe) -> list[int]:
     """How many events each day's visits hold; they add up to recipe.events."""
-    random = recipe.random("days")
+    random, weights = Chance(f"{recipe.seed}/days").random, VISITS["weekdays"]
     days = [recipe.start + timedelta(days=index) for index in range(recipe.days)]
-    weights = [WEEKDAYS[day.weekday()] * (0.8 + 0.4 * random.random()) for day in days]
-    if recipe.skew_month:
-        weights = _skewed(days, weights, recipe.skew_month)
-    sums = list(accumulate(weights))
+    sums = list(accumulate(weights[day.weekday()] * (0.8 + 0.4 * random()) for day in days))
     limits = [round(recipe.events * part / sums[-1]) for part in sums]
     return [after - before for before, after in zip([0, *limits], limits)]
 
 
-def _skewed(days: Sequence[date], weights: Sequence[float], share: float) -> list[float]:
-    """The weights with one month, the first of the longest, given its share of their sum."""
-    months = [day.replace(day=1) for day in days]
-    longest = max(dict.fromkeys(months), key=months.count)
-    inside = sum(weight for weight, month in zip(weights, months) if month == longest)
-    factors = {True: share / inside, False: (1 - share) / (sum(weights) - inside)}
-    return [weight * factors[month == longest] for weight, month in zip(weights, months)]
+def _file(recipe: Recipe, index: int, path: str, content: bytes) -> File:
+    if recipe.no_gzip or not has("gzip", index):
+        return path, content
+    zipped = io.BytesIO()
+    with gzip.GzipFile("", "wb", fileobj=zipped, mtime=0) as file:  # no name and no time in it
+        file.write(content)
+    return f"{path}.gz", zipped.getvalue()
 
 
-def _milliseconds(day: date) -> int:
-    return (day - date(1970, 1, 1)).days * DAY
-
-
-# Files
-
-
-def write_folder(members: Iterable[Member], output: Path) -> int:
-    """Write each file below the output folder; returns how many."""
-    written = 0
-    for path, content in members:
-        target = output / path
+def write_folder(files: Iterable[File], folder: Path) -> None:
+    """Write each file below a folder."""
+    for path, content in files:
+        target = folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(content)
-        written += 1
-    return written
 
 
-def write_zip(members: Iterable[Member], target: Path) -> int:
-    """Write the files into a zip, with no times in it, that replaces the old; returns how many."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = target.with_name(f".{target.name}.unfinished")
-    with zipfile.ZipFile(unfinished, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
-        for path, content in members:
-            entry = zipfile.ZipInfo(path)  # of 1980-01-01
-            entry.compress_type = zipfile.ZIP_DEFLATED
-            entry.create_system = 3  # Unix, wherever this runs
+def write_zip(files: Iterable[File], target: Path) -> None:
+    """Write the files into a zip that replaces the old; equal files make equal bytes."""
+    with zipfile.ZipFile(target, "w") as archive:
+        for path, content in files:
+            entry = zipfile.ZipInfo(path)  # of 1980, whenever it is made
             entry.external_attr = 0o644 << 16
-            archive.writestr(entry, content)
-        written = len(archive.infolist())
-    unfinished.replace(target)
-    return written
+            archive.writestr(entry, content, zipfile.ZIP_DEFLATED)
 
 
-def _refuse(*folders: Path) -> None:
-    """Raise a FileExistsError if there is one: files of two recipes in one folder are of none."""
-    for folder in folders:
-        if folder.exists():
-            raise FileExistsError(errno.EEXIST, "is there already", str(folder))
-
-
-def _member(path: str, content: bytes, *, gzipped: bool) -> Member:
-    if not gzipped:
-        return path, content
-    packed = io.BytesIO()
-    with gzip.GzipFile("", "wb", fileobj=packed, mtime=0) as file:
-        file.write(content)
-    return f"{path}.gz", packed.getvalue()
-
-
-# The command line
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Make what the command line asks for; tells on stderr what that was and how long it took."""
-    args = parse_args(argv)
-    recipe = Recipe(**{field.name: getattr(args, field.name) for field in fields(Recipe)})
-    started = time.perf_counter()
-    try:
-        summary = write(recipe, args.output, zipped=args.zip)
-    except OSError as error:
-        problem = f"{error.filename}: {error.strerror}"
-        print(f"generate.py: error: {problem}; name another --output", file=sys.stderr)
-        return 1
-    seconds = time.perf_counter() - started
-    rate = (recipe.songs + recipe.events) / seconds
-    print(f"{args.output}: {summary}; {seconds:.1f} s, {rate:,.0f} records/s", file=sys.stderr)
-    return 0
-
-
-def write(recipe: Recipe, output: Path, *, zipped: bool) -> str:
-    """Write song_data and log_data, or a zip of each, to a folder; returns what they hold."""
-    if not zipped:
-        _refuse(output / "song_data", output / "log_data")
+def main() -> None:
+    """Make what the command line asks for."""
+    recipe, output, zipped = parse_arguments()
     songs = build_songs(recipe)
-    log = Log(recipe, songs)
-    if zipped:
-        song_files = write_zip(build_song_files(recipe, songs), output / "song-data.zip")
-        log_files = write_zip(log.files(), output / "log-data.zip")
-    else:
-        song_files = write_folder(build_song_files(recipe, songs), output)
-        log_files = write_folder(log.files(), output)
-    counts = log.counts
-    return (
-        f"{recipe.songs} songs in {song_files} files; {recipe.events} events in {log_files} files, "
-        f"{counts['plays']} of them plays, of which {counts['matches']} match a song; besides, "
-        f"{counts['duplicates']} lines delivered again and {counts['bad lines']} bad lines"
-    )
+    output.mkdir(parents=True, exist_ok=True)
+    sources = {"song": build_song_files(recipe, songs), "log": Log(recipe, songs).files()}
+    for name, files in sources.items():
+        if zipped:
+            write_zip(files, output / f"{name}-data.zip")
+        else:
+            write_folder(files, output)
 
 
-def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """A recipe's fields, output and zip; a wrong one ends the program with exit code 2."""
-    parser = argparse.ArgumentParser(
-        prog="generate.py",
-        description=__doc__,
-        epilog=_quirks_help(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    _add_recipe(parser)
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="to write into")
-    parser.add_argument("--zip", action="store_true", help="write song-data.zip and log-data.zip")
-    args = parser.parse_args(argv)
-    args.users = args.users or max(Recipe.users, args.events // 400)
-    if args.days > (date.max - args.start).days:
-        parser.error("--days: they go beyond the year 9999; give less")
-    if args.skew_month and len(_months(args.start, args.days)) == 1:
-        parser.error("--skew-month: the days lie in one month; give more --days")
-    return args
-
-
-def parse_quirks(text: str) -> frozenset[str]:
-    """The quirks of "all", "none", a list of some, or a list of those to leave out ("no-gzip")."""
-    words = {word.strip() for word in text.split(",")}
-    without = {quirk for quirk in QUIRKS if f"no-{quirk}" in words}
-    unknown = words - {"all", "none", *QUIRKS} - {f"no-{quirk}" for quirk in without}
-    if unknown:
-        known = ", ".join(QUIRKS)
-        raise argparse.ArgumentTypeError(f"no quirk {min(unknown)!r}: expected some of {known}")
-    named = set() if "none" in words else words.intersection(QUIRKS) or set(QUIRKS)
-    return frozenset(named - without)
-
-
-def _quirks_help() -> str:
-    lines = ["quirks and their shares, roughly:"]
-    for name, quirk in QUIRKS.items():
-        share = "all" if quirk.one_in == 1 else f"1 in {quirk.one_in}"
-        lines.append(f"  {name:<17} {share} {quirk.of}: {quirk.looks}")
-    return "\n".join(lines)
-
-
-def _add_recipe(parser: argparse.ArgumentParser) -> None:
-    def add(flag: str, parse: Callable[[str], object], says: str) -> None:
-        default = getattr(Recipe, flag.replace("-", "_"))
-        parser.add_argument(
-            f"--{flag}",
-            type=parse,
-            default=default,
-            metavar="X",
-            help=f"{says} (default: {default})",
-        )
-
-    add("songs", _whole(1), "how many songs")
-    add("events", _whole(0), "how many events")
-    add("seed", int, "any whole number")
-    add("start", _day, "the first day")
-    add("days", _whole(1), "how many days")
-    add("match", _share, "share of the plays that match a song")
-    add("duplicates", _share, "lines delivered again, as a share of the events")
-    add("bad-lines", _share, "bad lines, as a share of the events")
-    add("skew-user", _share, "share of the visits that one user makes")
-    add("skew-month", _share, "share of the events in one month; 0 for no skew")
-    users = f"how many users (default: {Recipe.users}, or one for every 400 events if more)"
-    parser.add_argument("--users", type=_whole(1), metavar="X", help=users)
-    quirks = "all, none, some (twins,pretty), or all but some (no-gzip,no-pretty); default: all"
-    parser.add_argument("--quirks", type=parse_quirks, default="all", metavar="X", help=quirks)
-
-
-def _whole(least: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number from {least}")
-        return int(text)
-
-    return parse
-
-
-def _share(text: str) -> float:
-    try:
-        share = float(text)
-    except ValueError:
-        share = -1
-    if not 0 <= share <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a share from 0 to 1")
-    return share
-
-
-def _day(text: str) -> date:
-    try:
-        return date.fromisoformat(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a day like 2018-11-01") from None
-
-
-def _months(start: date, days: int) -> set[date]:
-    return {(start + timedelta(days=index)).replace(day=1) for index in range(days)}
+def parse_arguments() -> tuple[Recipe, Path, bool]:
+    """The recipe, the folder to write into, and whether to write zips."""
+    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--songs", type=int, help="how many songs")
+    add("--events", type=int, help="how many events; repeated and bad lines come on top")
+    add("--seed", type=int, help="any whole number")
+    add("--start", type=date.fromisoformat, help="the first day")
+    add("--days", type=int, help="how many days")
+    add("--bad-lines", type=float, help="bad lines, as a share of the events")
+    add("--skew-user", type=float, help="share of the visits that one user makes")
+    add("--no-gzip", action="store_true", help="leave every file as plain text")
+    add("--zip", action="store_true", help="write song-data.zip and log-data.zip")
+    add("--output", type=Path, required=True, help="the folder to write into")
+    parser.set_defaults(**vars(Recipe()))
+    options = vars(parser.parse_args())
+    output, zipped = options.pop("output"), options.pop("zip")
+    recipe = Recipe(**options)
+    if recipe.songs < 1 or recipe.events < 0 or recipe.days < 1:
+        parser.error("--songs and --days must be 1 or more, --events 0 or more")
+    if not zipped and [*output.glob("song_data"), *output.glob("log_data")]:
+        parser.error(f"{output} holds song_data or log_data already: name another --output")
+    return recipe, output, zipped
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -132,8 +132,9 @@ def generate(name: str, scale: Scale) -> Path:
     folder, mark = CACHE / name, CACHE / f"{name}.json"
     generator = PROJECT / "data" / "generate.py"
     # A gzipped day can't be split among cores, and the naive job's globs don't find it.
-    options = ["--songs", f"{scale.songs}", "--events", f"{scale.events}", "--quirks", "no-gzip"]
-    made_by = json.dumps([options, generator.read_text(encoding="utf-8")])
+    options = ["--songs", f"{scale.songs}", "--events", f"{scale.events}", "--no-gzip"]
+    sources = sorted([*generator.parent.glob("*.py"), *generator.parent.glob("*.json")])
+    made_by = json.dumps([options, *(path.read_text(encoding="utf-8") for path in sources)])
     if not (mark.is_file() and mark.read_text(encoding="utf-8") == made_by):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
