@@ -207,8 +207,8 @@ def test_no_gzip_leaves_all_as_plain_text_with_the_same_content(make):
 def test_the_documented_command_makes_the_shipped_sample(tmp_path, sample):
     text = (DATA / "generate.py").read_text()
     (flags,) = re.findall(r"generate\.py (.* --zip) --output data\n", text)
-    assert generate(tmp_path, *flags.split()).returncode == 0
-    assert Made(unzipped(tmp_path)).files == sample.files
+    assert generate(tmp_path / "new", *flags.split()).returncode == 0
+    assert Made(unzipped(tmp_path / "new")).files == sample.files
 
 
 def test_no_day_is_made_before_the_one_before_is_written(monkeypatch):
