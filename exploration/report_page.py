@@ -1,8 +1,8 @@
-"""A run's report as one static HTML page: no server, no network, readable on a phone.
+"""Show a run of the job as one static HTML page: no server, no network, readable on a phone.
 
-It is made from <output>/_etl/reports/<run>.json and a few of the rejected lines beside it. Whatever
-stands in a rejected line is shown and never acted on: all of it is escaped, and the page forbids
-itself scripts and the network. Standard library only.
+The page is made from <output>/_etl/reports/<run>.json and some of the rejected lines in
+<output>/_etl/rejects/<run>. A rejected line may hold anything, HTML included: every text is
+escaped, and the page's content security policy forbids scripts and requests. Standard library only.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import html
 import json
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,6 +18,7 @@ from datetime import date, datetime, timedelta
 from pathlib import Path
 from string import Template
 from typing import Any
+from urllib.parse import unquote
 
 EXAMPLES = 3  # of each reason
 LONGEST_EXAMPLE = 1_000  # characters
@@ -24,12 +26,32 @@ MOST_LINES = 20_000  # rejected lines that are searched for examples
 MOST_BARS = 100  # more days than that are shown by month, and more months by year
 
 WIDE = ("What to look at", "Plays per day")  # sections over the whole width
+PAGE = Template(Path(__file__).with_suffix(".html").read_text(encoding="utf-8"))
+
+# Why a line is rejected, for the page and for docs/lines.md.
+REASONS = {
+    "not_json": "not one JSON object: cut off, followed by other text, or not UTF-8",
+    "several_objects": "several objects on one line, or an array",
+    "wrong_type": "a field of the wrong type: text for a number, a fraction for a whole number,"
+    " or an object for text",
+    "number_out_of_range": "a number too large for a double",
+    "key_in_another_case": "a key in another case, such as userid for userId",
+    "impossible_ts": "no ts, or one outside the years 2000 to 2099",
+    "blank_user_id": "a play without a user",
+    "blank_song_id": "a song without a song_id",
+    "blank_artist_id": "a song without an artist_id",
+}
+MATCHED = (
+    "A play has a song where title, artist and length agree with one of the song files. All other"
+    " plays are kept, without a song: the share is low where the song files are only a part of what"
+    " is played."
+)
 
 Record = Mapping[str, Any]
 
 
 class PageError(Exception):
-    """The page cannot be made: what is missing, where, and what to do next."""
+    """The page cannot be made; the message says what is missing, where, and what to do next."""
 
 
 # ---- From the files ------------------------------------------------------------------------------
@@ -56,7 +78,7 @@ def find_report(output: str, run: str | None) -> Path:
 
 
 def find_examples(rejects: Path, wanted: int = EXAMPLES) -> dict[str, list[Record]]:
-    """A few rejected lines of a source for each reason, as they come."""
+    """The first few rejected lines of a source for each reason."""
     examples: dict[str, list[Record]] = {}
     for number, reject in enumerate(read_rejects(rejects)):
         known = examples.setdefault(str(reject.get("reason")), [])
@@ -77,8 +99,10 @@ def read_rejects(folder: Path) -> Iterator[Record]:
 # ---- To HTML: pure -------------------------------------------------------------------------------
 
 
-def render_page(report: Record, examples: Mapping[str, Mapping[str, Sequence[Record]]]) -> str:
-    """The whole page; the examples are by source and reason."""
+def render_page(
+    report: Record, examples: Mapping[str, Mapping[str, Sequence[Record]]], lake: str
+) -> str:
+    """The whole page of a run on the lake; the examples are by source and reason."""
     sections = (
         ("What to look at", render_problems(report)),
         ("What became of the input", render_sources(report["sources"])),
@@ -88,6 +112,7 @@ def render_page(report: Record, examples: Mapping[str, Mapping[str, Sequence[Rec
         ("Time by stage", render_seconds(report["seconds"])),
     )
     return PAGE.substitute(
+        lake=text(lake),
         run=text(report["run"]),
         status=text(report["status"]),
         state="good" if report["status"] == "published" else "bad",
@@ -103,7 +128,7 @@ def render_page(report: Record, examples: Mapping[str, Mapping[str, Sequence[Rec
 
 
 def text(value: object) -> str:
-    """A value as text for HTML; what a browser would not show, or would act on, becomes visible."""
+    """A value as text for HTML: escaped, and with invisible characters as their codes."""
     shown = (c if c.isprintable() else f"\\u{ord(c):04x}" for c in str(value))
     return html.escape("".join(shown))
 
@@ -115,11 +140,13 @@ def render_figures(report: Record) -> str:
     rejected = sum(sum(account["rejected"].values()) for account in sources.values())
     figures = {
         "plays": f"{plays:,}",
-        "with a song of the catalogue": percent(report["matched_plays"], plays),
+        "have a song of the catalogue": percent(report["matched_plays"], plays),
         "records rejected": f"{rejected:,}",
         "names repaired": f"{report['repaired_names']:,}",
         "in all tables": size(sum(table["bytes"] for table in tables.values())),
     }
+    if report.get("checks") and report["status"] == "published":
+        figures["checks, no rule broken"] = f"{report['checks']:,}"
     return "".join(f"<div><dd>{value}</dd><dt>{name}</dt></div>" for name, value in figures.items())
 
 
@@ -146,14 +173,15 @@ def render_sources(sources: Mapping[str, Record]) -> str:
 def render_rejects(
     sources: Mapping[str, Record], examples: Mapping[str, Mapping[str, Sequence[Record]]]
 ) -> str:
-    """Each reason with its count, and a few of its lines to unfold."""
+    """Each reason with its count and its meaning, and a few of its lines to unfold."""
     reasons = [
         (source, reason, count)
         for source, account in sources.items()
         for reason, count in sorted(account["rejected"].items(), key=lambda item: -item[1])
     ]
     parts = [
-        f"<details><summary><b>{count:,}</b> {text(reason)} <small>{text(source)}</small></summary>"
+        f"<details><summary><b>{count:,}</b> {text(reason)} <small>{text(source)}:"
+        f" {REASONS.get(reason, 'not known to this page')}</small></summary>"
         f"{''.join(map(render_example, examples.get(source, {}).get(reason, ())))}</details>"
         for source, reason, count in reasons
     ]
@@ -161,19 +189,25 @@ def render_rejects(
 
 
 def render_example(reject: Record) -> str:
-    """One rejected line: its file, and as much of it as helps."""
+    """One rejected line: its file, and its beginning."""
     line = str(reject.get("line", ""))
     length = int(reject.get("length") or len(line))
     is_cut = length > LONGEST_EXAMPLE
     cut = f", the first {LONGEST_EXAMPLE:,} of {length:,} characters" if is_cut else ""
     return (
-        f"<p class=file>{text(reject.get('file', ''))}{cut}</p>"
+        f"<p class=file>{text(path_of(str(reject.get('file', ''))))}{cut}</p>"
         f"<pre>{text(line[:LONGEST_EXAMPLE])}</pre>"
     )
 
 
+def path_of(uri: str) -> str:
+    """A file as ls and aws s3 ls take it; Spark names files by percent-encoded URIs."""
+    path = unquote(uri) if re.match(r"\w+:/", uri) else uri
+    return re.sub(r"^file:/+", "/", path)
+
+
 def render_plays(plays_per_day: Mapping[str, int]) -> str:
-    """A column per day with the gaps shown as gaps, and the same as a table to unfold."""
+    """A bar per day, days without a play included, and the same as a table to unfold."""
     if not plays_per_day:
         return ""
     unit, counts = condense(plays_per_day)
@@ -194,7 +228,7 @@ def render_plays(plays_per_day: Mapping[str, int]) -> str:
 
 
 def render_columns(counts: Mapping[str, int], most: int, message: str) -> str:
-    """A chart of columns that fills whatever width there is."""
+    """A bar chart in SVG, as wide as its section."""
     step = 100 / len(counts)
     columns = "".join(
         f'<rect x="{number * step:.3f}%" y="{100 - 100 * count / most:.2f}%"'
@@ -206,7 +240,7 @@ def render_columns(counts: Mapping[str, int], most: int, message: str) -> str:
 
 
 def condense(plays_per_day: Mapping[str, int]) -> tuple[str, dict[str, int]]:
-    """The plays by day, month or year, whichever fits into one chart; without a play it is 0."""
+    """The plays by day, or by month or year where that is too many bars; 0 without a play."""
     days = [date.fromisoformat(day) for day in plays_per_day]
     span = range((max(days) - min(days)).days + 1)
     every_day = [str(min(days) + timedelta(number)) for number in span]
@@ -231,7 +265,8 @@ def render_tables(tables: Mapping[str, Record]) -> str:
     ]
     if not rows:
         return "<p>No table was published by this run.</p>"
-    return render_table(["table", "rows", "parts", "files", "size"], rows)
+    head = ["table", "rows", "parts", "files", "size"]
+    return render_table(head, rows) + f"<p class=note>{MATCHED}</p>"
 
 
 def render_seconds(seconds: Mapping[str, float]) -> str:
@@ -264,7 +299,7 @@ def elapsed(report: Record) -> float:
 
 
 def duration(seconds: float) -> str:
-    """A time as a person says it."""
+    """A time to read: 20.5 s, 12 min, 3 h 5 min."""
     if seconds < 100:
         return f"{seconds:.1f} s"
     minutes = round(seconds / 60)
@@ -272,7 +307,7 @@ def duration(seconds: float) -> str:
 
 
 def size(count: float) -> str:
-    """A number of bytes as a person says it."""
+    """A number of bytes to read: 73 KiB."""
     for unit in ("B", "KiB", "MiB"):
         if count < 1024:
             return f"{count:,.0f} {unit}"
@@ -281,67 +316,8 @@ def size(count: float) -> str:
 
 
 def percent(part: int, whole: int) -> str:
-    """A share, also of nothing."""
+    """A share to read; none where there is nothing to have a share of."""
     return f"{100 * part / whole:.1f} %" if whole else "none"
-
-
-PAGE = Template("""<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<title>$status: run $run</title>
-<style>
-:root {
-  --page: #f6f7f9; --card: #fff; --ink: #1b2430; --soft: #5a6675; --line: #dfe3e8; --bar: #2f6fb3;
-  --good: #1c6b3c; --bad: #a8261b;
-}
-@media (prefers-color-scheme: dark) {
-  :root {
-    --page: #12161b; --card: #1b2129; --ink: #e6eaef; --soft: #a0acba; --line: #323b46;
-    --bar: #6aa9ec; --good: #6fce93; --bad: #ff9c8f;
-  }
-}
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 1rem; max-width: 60rem; background: var(--page); color: var(--ink);
-  font: 1rem/1.5 system-ui, sans-serif; }
-h1 { margin: 0; font-size: 1.5rem; line-height: 1.25; overflow-wrap: anywhere; }
-h2 { margin: 0 0 .5rem; font-size: 1.1rem; }
-p { margin: .25rem 0; }
-small, .note, .file, .axis, dt, header p { color: var(--soft); font-size: .875rem; }
-main { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 27rem), 1fr));
-  gap: 1rem; align-items: start; }
-section { min-width: 0; padding: 1rem; background: var(--card); border: 1px solid var(--line);
-  border-radius: .5rem; }
-.wide { grid-column: 1 / -1; }
-.good { color: var(--good); } .bad { color: var(--bad); }
-dl { display: flex; flex-wrap: wrap; gap: .5rem 2rem; margin: 1rem 0; }
-dl div { display: flex; flex-direction: column; }
-dd { margin: 0; font-size: 1.5rem; font-weight: 600; line-height: 1.25; }
-table { width: 100%; border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .25rem .5rem .25rem 0; border-bottom: 1px solid var(--line); text-align: right; }
-th:first-child { text-align: left; } th { font-weight: 400; } thead th { color: var(--soft); }
-tr:last-child > * { border-bottom: 0; } th:last-child, td:last-child { padding-right: 0; }
-.bar { width: 50%; } .bar svg { display: block; width: 100%; height: .8rem; }
-rect { fill: var(--bar); }
-.columns { display: block; width: 100%; height: 9rem; border-bottom: 1px solid var(--soft); }
-.axis { display: flex; justify-content: space-between; }
-details { border-bottom: 1px solid var(--line); } details:last-child { border-bottom: 0; }
-time { white-space: nowrap; }
-summary { padding: .5rem 0; cursor: pointer; } ul { margin: 0; padding-left: 1.25rem; }
-li, .file { overflow-wrap: anywhere; }
-pre { margin: .25rem 0 1rem; padding: .5rem; background: var(--page); border-radius: .25rem;
-  font-size: .8rem; white-space: pre-wrap; overflow-wrap: anywhere; }
-</style>
-<header>
-<h1><span class=$state>$status</span>: run $run</h1>
-<p>started $started UTC, took $took</p>
-<dl>$figures</dl>
-</header>
-<main>$sections</main>
-</html>
-""")
 
 
 # ---- Start ---------------------------------------------------------------------------------------
@@ -354,7 +330,7 @@ def write_page(output: str, run: str | None = None, page: Path | None = None) ->
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
         examples = {source: find_examples(rejects / source) for source in report["sources"]}
-        content = render_page(report, examples)
+        content = render_page(report, examples, str(Path(output).resolve()))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise PageError(f"{path} or its rejects in {rejects} cannot be read: {error!r}") from error
     target = page or Path(output, "_etl", "report.html")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import subprocess
@@ -97,7 +98,8 @@ def page(examples=(), **changes):
     by_reason = {}
     for example in examples:
         by_reason.setdefault(example["reason"], []).append(example)
-    return Page(report_page.render_page(report(**changes), {"log_data": by_reason}))
+    examples = {"log_data": by_reason}
+    return Page(report_page.render_page(report(**changes), examples, "/home/me/my lake"))
 
 
 @pytest.fixture
@@ -125,11 +127,21 @@ def test_every_element_is_closed():
 
 def test_headline_figures_are_those_of_the_run():
     text = page().text
-    assert "published : run 20181130T235959Z-abc123" in text
-    assert "started 2018-11-30 23:59:59 UTC, took 20.5 s" in text
-    for figure in ("8 plays", "25.0 % with a song", "3 records rejected", "1,234 names repaired"):
+    assert "Sparkify data lake: published /home/me/my lake" in text
+    assert "run 20181130T235959Z-abc123, started 2018-11-30 23:59:59 UTC, took 20.5 s" in text
+    for figure in ("8 plays", "25.0 % have a song", "3 records rejected", "1,234 names repaired"):
         assert figure in text
     assert "4 KiB in all tables" in text
+
+
+def test_the_number_of_checks_is_a_figure_of_a_published_run():
+    assert "42 checks, no rule broken" in page(checks=42).text
+    assert "no rule broken" not in page(checks=42, status="failed").text
+    assert "no rule broken" not in page(checks=0).text
+
+
+def test_a_low_share_of_plays_with_a_song_is_explained():
+    assert report_page.MATCHED in page().text
 
 
 def test_each_source_is_a_column_of_outcomes():
@@ -145,6 +157,41 @@ def test_reasons_come_with_counts_the_most_frequent_first():
 def test_an_example_stands_under_its_reason_with_its_file():
     text = page([reject(reason="wrong_type", line='{"ts": "noon"}')]).text
     assert text.index("1 wrong_type") < text.index('s3://bucket/a.json {"ts": "noon"}')
+
+
+def test_a_reason_comes_with_its_meaning():
+    assert f"2 not_json log_data: {report_page.REASONS['not_json']}" in page().text
+    unknown = page(sources={"log_data": account(rejected={"new_reason": 1})})
+    assert "1 new_reason log_data: not known to this page" in unknown.text
+
+
+def find_reasons(module):
+    """The reasons that a module gives: the texts that it hands to when() and otherwise()."""
+    calls = (
+        (node.func.attr, node.args)
+        for node in ast.walk(ast.parse(module.read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+    )
+    values = (args[-1] for name, args in calls if name in {"when", "otherwise"})
+    texts = {v.value for v in values if isinstance(v, ast.Constant) and isinstance(v.value, str)}
+    return texts - {"loaded", "filtered"}
+
+
+def test_the_meaning_of_every_reason_of_the_job_is_known():
+    assert set(report_page.REASONS) == find_reasons(ROOT / "lake" / "sources.py")
+
+
+@pytest.mark.parametrize(
+    ("uri", "path"),
+    [
+        ("file:/home/me/my%20lake/a.json", "/home/me/my lake/a.json"),
+        ("file:///home/me/a.json", "/home/me/a.json"),
+        ("s3://bucket/my%20lake/a.json", "s3://bucket/my lake/a.json"),
+        ("/home/me/100%25/a.json", "/home/me/100%25/a.json"),
+    ],
+)
+def test_a_file_is_named_as_ls_takes_it(uri, path):
+    assert f"{path} {{oh" in page([reject(file=uri)]).text
 
 
 def test_a_long_line_is_cut_and_says_so():
@@ -192,7 +239,7 @@ def test_warnings_are_on_the_page():
 def test_a_run_that_failed_at_once_has_a_page_with_its_error():
     empty = {"sources": {}, "tables": {}, "seconds": {}, "plays_per_day": {}, "matched_plays": 0}
     text = page(status="failed", error="log_data: no such path", **empty).text
-    assert "failed : run" in text
+    assert "Sparkify data lake: failed" in text
     assert "log_data: no such path" in text
     assert "No table was published by this run." in text
 
@@ -200,7 +247,7 @@ def test_a_run_that_failed_at_once_has_a_page_with_its_error():
 def test_a_report_without_plays_per_day_has_a_page_without_the_chart():
     old = report()
     del old["plays_per_day"]
-    assert "Plays per day" not in report_page.render_page(old, {})
+    assert "Plays per day" not in report_page.render_page(old, {}, "lake")
 
 
 # ---- Hostile input -------------------------------------------------------------------------------
@@ -242,6 +289,11 @@ def test_every_name_in_a_report_is_only_text(place):
     shown = page(**changes[place])
     assert "script" not in shown.tags
     assert evil in shown.text
+
+
+def test_the_path_of_the_lake_is_only_text():
+    shown = Page(report_page.render_page(report(), {}, "<script>alert(1)</script>"))
+    assert "script" not in shown.tags
 
 
 def test_characters_that_hide_or_turn_text_round_become_visible():
@@ -327,7 +379,7 @@ def test_a_report_that_is_none_is_one_line(lake, capsys, content):
 def test_the_page_is_made_from_what_the_job_reports():
     """A field that the page reads and the job no longer writes would be a KeyError here."""
     fresh = json.loads(Report("run").as_json()) | {"finished": "2018-12-01T00:00:00+00:00"}
-    assert "failed" in report_page.render_page(fresh, {})
+    assert "failed" in report_page.render_page(fresh, {}, "lake")
 
 
 def test_the_sample_runs_report_counts_the_plays_of_each_day(spark, tmp_path_factory):
@@ -347,4 +399,5 @@ def test_the_sample_runs_page_has_an_example_of_every_reason(spark, tmp_path_fac
     reasons = json.loads(path.read_text())["sources"]["log_data"]["rejected"]
     assert len(reasons) > 3
     for reason in reasons:
-        assert re.search(rf"\d {reason} log_data file:\S+-events\.json,? \S", shown.text)
+        meaning = re.escape(report_page.REASONS[reason])
+        assert re.search(rf"\d {reason} log_data: {meaning} /\S+-events\.json,? \S", shown.text)
