@@ -1,7 +1,7 @@
 -- What Sparkify's analysts ask of the star schema, in SQL that Spark, Athena, Redshift and DuckDB
--- all understand. Each question has a name, and star_schema.ipynb draws the answers.
--- Dates and hours are those of the time table, in UTC, and the last 14 days end with the latest play
--- in the lake. Every order is total: ties are broken by a key, so that all engines agree.
+-- all run. Each query has a name, and star_schema.ipynb draws the answers.
+-- Days and hours are UTC: set the engine's session to UTC. The last 14 days end with the latest play
+-- in the lake, not today. Every ORDER BY ends with a key, so that all engines give the same rows.
 
 -- name: plays_by_hour
 -- At which hours of the day do people listen?
@@ -12,7 +12,7 @@ GROUP BY t.hour
 ORDER BY t.hour;
 
 -- name: plays_by_weekday
--- On which weekdays (1 = Sunday)? A month has more of some than of others, hence the number of days.
+-- On which weekdays (1 is Sunday)? A month has five of some and four of others: divide by days.
 SELECT
     t.weekday,
     COUNT(DISTINCT t.year * 10000 + t.month * 100 + t.day) AS days,
@@ -23,7 +23,7 @@ GROUP BY t.weekday
 ORDER BY t.weekday;
 
 -- name: plays_by_level
--- Who listens more, free or paid? By the level at the time of each play.
+-- Who listens more, free or paid listeners? By the level at the time of each play.
 WITH sessions AS (
     SELECT level, user_id, session_id, COUNT(*) AS plays
     FROM songplays
@@ -39,7 +39,7 @@ GROUP BY level
 ORDER BY level;
 
 -- name: plays_by_day_and_level
--- Do free and paid listening grow or shrink?
+-- Does free listening grow, and does paid listening?
 SELECT t.year, t.month, t.day, p.level, COUNT(*) AS plays
 FROM songplays AS p
 JOIN time AS t ON t.start_time = p.start_time
@@ -47,7 +47,7 @@ GROUP BY t.year, t.month, t.day, p.level
 ORDER BY t.year, t.month, t.day, p.level;
 
 -- name: likely_to_upgrade
--- Who is free and listened most in the last 14 days? Beside the average paid listener's plays.
+-- Which free listeners played most in the last 14 days, and how much does an average paid one play?
 WITH latest AS (
     SELECT MAX(start_time) AS start_time FROM songplays
 ),
@@ -73,7 +73,7 @@ ORDER BY r.plays DESC, u.user_id
 LIMIT 10;
 
 -- name: likely_to_leave
--- Who pays and listened less than half as much in the last 14 days as in the 14 before?
+-- Which paid listeners played less than half as much in the last 14 days as in the 14 before?
 WITH latest AS (
     SELECT MAX(start_time) AS start_time FROM songplays
 ),
@@ -97,7 +97,7 @@ ORDER BY c.plays_before - c.plays_now DESC, u.user_id
 LIMIT 10;
 
 -- name: top_songs
--- Which songs are played most? Only plays whose song is in the catalogue have one.
+-- Which songs are played most? Only plays that match a song of the catalogue count.
 SELECT s.song_id, s.title, a.name AS artist, COUNT(*) AS plays
 FROM songplays AS p
 JOIN songs AS s ON s.song_id = p.song_id
@@ -107,7 +107,7 @@ ORDER BY plays DESC, s.song_id
 LIMIT 10;
 
 -- name: top_artists
--- Which artists are played most, and by how many people? Again of the songs in the catalogue.
+-- Which artists are played most, and by how many people? Only plays that match a song count.
 SELECT a.artist_id, a.name AS artist, COUNT(DISTINCT p.user_id) AS listeners, COUNT(*) AS plays
 FROM songplays AS p
 JOIN artists AS a ON a.artist_id = p.artist_id
@@ -116,7 +116,7 @@ ORDER BY plays DESC, a.artist_id
 LIMIT 10;
 
 -- name: sessions_by_length
--- How long is a session, from the start of its first play to the start of its last?
+-- How long are sessions, from the start of the first play to the start of the last?
 WITH sessions AS (
     SELECT COUNT(*) AS plays, MAX(start_time) - MIN(start_time) AS length
     FROM songplays
@@ -148,7 +148,7 @@ GROUP BY from_minute
 ORDER BY from_minute;
 
 -- name: listeners_by_area
--- Where are the listeners?
+-- Where do listeners live? Plays without a location do not count.
 SELECT location, COUNT(DISTINCT user_id) AS listeners, COUNT(*) AS plays
 FROM songplays
 WHERE location IS NOT NULL
