@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import decimal
-import json
 import re
 from pathlib import Path
 
@@ -12,7 +11,6 @@ import pytest
 import sqlglot
 
 import etl
-from lake.report import Report, render
 from lake.tables import TABLES
 from tests.lake import build_sample_lake, write_lake
 
@@ -245,13 +243,3 @@ def test_areas_are_ranked_by_their_listeners(answer):
         play("01 10:00:00", user_id="4", location=None),
     ]
     assert answer("listeners_by_area", plays) == [("Oslo", 2, 2), ("Rome", 1, 3)]
-
-
-def test_the_readme_shows_what_the_job_prints_of_the_sample(sample):
-    (path,) = (sample / "_etl" / "reports").glob("*.json")
-    printed = render(Report(**json.loads(path.read_text(encoding="utf-8")))).splitlines()
-    readme = QUESTIONS_SQL.parents[1].joinpath("README.md").read_text(encoding="utf-8")
-    sized = ("songs ", "artists ", "users ", "time ", "songplays ")  # bytes differ between versions
-    facts = [line.rsplit("  ", 1)[0] if line.startswith(sized) else line for line in printed]
-    assert len(facts) > 10
-    assert [fact for fact in facts if fact not in readme] == []

@@ -1,4 +1,4 @@
-"""The repository keeps its word: no keys in it, and a README that names what is really there."""
+"""The repository holds no keys, and what ships needs only what a cluster has."""
 
 from __future__ import annotations
 
@@ -10,14 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from configs import DL_CFG, KEYS_CFG
-from lake.tables import TABLES
-from tests.readme import SETTING, render
+from configs import KEYS_CFG
 
 ROOT = Path(__file__).parent.parent
 SHIPPED = ["etl.py", "configs.py", *sorted(f"lake/{path.name}" for path in ROOT.glob("lake/*.py"))]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 
 
 def test_the_committed_keys_are_blank():
@@ -53,25 +49,3 @@ def test_what_ships_needs_only_pyspark_and_the_standard_library(module):
     }
     foreign = {name for name in imported if name not in sys.stdlib_module_names}
     assert foreign <= {"pyspark", "py4j", "configs", "lake"}
-
-
-@pytest.mark.parametrize("table", TABLES, ids=lambda table: table.name)
-def test_the_readme_names_each_table_with_its_columns(table):
-    row = next(line for line in README.splitlines() if line.startswith(f"| `{table.name}` |"))
-    assert all(f"`{column}`" in row for column in table.columns)
-
-
-def test_the_readmes_settings_and_file_map_are_the_real_ones():
-    assert render(README) == README, "run: python -m tests.readme"
-
-
-def test_every_setting_says_why_it_is_what_it_is():
-    lines = [line for line in DL_CFG.read_text().splitlines() if SETTING.fullmatch(line)]
-    assert lines
-    assert [line for line in lines if not SETTING.fullmatch(line)["why"]] == []
-
-
-def test_the_readmes_make_targets_exist_and_all_are_named():
-    targets = set(re.findall(r"^([a-z-]+):.*## ", MAKEFILE, re.MULTILINE))
-    assert set(re.findall(r"\bmake ([a-z][a-z-]*)", README)) - {"it", "sure"} <= targets
-    assert targets <= set(re.findall(r"\bmake ([a-z][a-z-]*)", README))

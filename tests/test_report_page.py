@@ -178,7 +178,7 @@ def find_reasons(module):
 
 
 def test_the_meaning_of_every_reason_of_the_job_is_known():
-    assert set(report_page.REASONS) == find_reasons(ROOT / "lake" / "sources.py")
+    assert set(report_page.REASONS) == find_reasons(ROOT / "lake" / "lines.py")
 
 
 @pytest.mark.parametrize(
