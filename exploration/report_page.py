@@ -355,13 +355,14 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Write the page and print its path; returns the exit code."""
+    """Write the page and print its path on stdout; returns the exit code."""
     arguments = parse_args(argv)
     try:
         page = write_page(arguments.output, arguments.run, arguments.page)
     except (PageError, OSError) as error:
         sys.stderr.write(f"report_page.py: error: {error}\n")
         return 1
+    sys.stderr.write("open this page in a browser to see the run:\n")
     sys.stdout.write(f"{page.resolve()}\n")
     return 0
 

@@ -318,7 +318,8 @@ def run_script(*arguments):
 
 def test_it_prints_the_path_of_the_latest_runs_page(lake):
     done = run_script("--output", lake)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stderr.count("\n")) == (0, 1)
+    assert "open this page in a browser" in done.stderr
     written = Path(done.stdout.strip())
     assert written == lake / "_etl" / "report.html"
     assert "run 20181130T235959Z-abc123" in written.read_text()
