@@ -19,7 +19,7 @@ RUN = JAVA_HOME="$$(sh setup/java.sh $(VENV))" && export JAVA_HOME PATH="$(CURDI
 or_say = || { status=$$?; echo "make $@: $(1)" >&2; exit $$status; }
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-aws test-quick test lint check bench notebook run clean announce-test
+.PHONY: help demo demo-aws test-quick test lint check bench docs notebook run clean announce-test
 
 help: ## list the targets
 	@echo "New here? make demo"
@@ -27,15 +27,15 @@ help: ## list the targets
 
 demo: $(VENV)/.ready ## run the job on the sample data and show the tables it makes
 	@$(RUN) sh data/unpack-local.sh && python etl.py --show 1 && python -m exploration.report_page \
-		$(call or_say,mend what the line above names and run it again; make clean begins anew)
+		$(call or_say,fix what the line above names and run it again; make clean begins anew)
 
 demo-aws: $(VENV)/.ready-jars ## tour of the four AWS scripts on an emulated AWS: no account, no cost
 	@$(RUN) python -m tests.demo_aws \
-		$(call or_say,mend what the lines above name and run it again; no AWS account was used)
+		$(call or_say,fix what the lines above name and run it again; no AWS account was used)
 
 run: $(VENV)/.ready ## run the job on your own data: make run ARGS="--output /tmp/lake" (ARGS=--help)
 	@$(RUN) python etl.py $(ARGS) \
-		$(call or_say,mend what the line above names and run it again; ARGS=--help lists the options)
+		$(call or_say,fix what the line above names and run it again; ARGS=--help lists the options)
 
 test-quick: $(VENV)/.ready-dev ## run the tests that need one Spark session at most
 	@$(RUN) python -m pytest -m quick \
@@ -51,17 +51,21 @@ announce-test:
 
 lint: $(VENV)/.ready-dev ## check format, style and types
 	@$(RUN) ruff format --check . && ruff check . && mypy \
-		$(call or_say,ruff format . and ruff check --fix . mend most of it: . $(BIN)/activate first)
+		$(call or_say,ruff format . and ruff check --fix . fix most of it: . $(BIN)/activate first)
 
 check: lint test ## all that decides whether a change may land
 
 bench: $(VENV)/.ready-dev ## time the job beside others: make bench SCALE=small|medium|large
 	@$(RUN) python tests/bench/bench.py --scale $(SCALE) --runs 3 \
-		$(call or_say,mend what the line above names and run it again)
+		$(call or_say,fix what the line above names and run it again)
+
+docs: $(VENV)/.ready-dev ## write the generated parts of README.md and docs/
+	@$(RUN) python -m cogapp -r --verbosity=1 README.md docs/*.md \
+		$(call or_say,fix what the line above names and run it again)
 
 notebook: $(VENV)/.ready-dev ## open the notebooks on the lake that make demo made
 	@$(RUN) jupyter lab $$([ "$$(id -u)" != 0 ] || echo --allow-root) exploration \
-		$(call or_say,mend what the lines above name and run it again)
+		$(call or_say,fix what the lines above name and run it again)
 
 clean: ## remove all that running the project has made, but for the environment
 	rm -rf output data/song_data data/log_data bench-results .cache spark-warehouse

@@ -218,9 +218,9 @@ def show_tables(spark: SparkSession, config: EtlConfig, rows: int) -> None:
     """Print the first rows of each published table."""
     storage = open_storage(spark, config.output)
     for table in TABLES if rows else ():
-        print(f"\n{table.name}: {storage.path(table.name)}")
+        print(f"{table.name}: {storage.path(table.name)}")
         published = spark.read.schema(table.schema).parquet(storage.path(table.name))
-        published.orderBy(*table.sort_by).show(rows, truncate=24)
+        published.orderBy(*table.sort_by).limit(rows).show(rows, truncate=24)
 
 
 # ---- The command line ----------------------------------------------------------------------------

@@ -252,7 +252,7 @@ def test_a_target_that_fails_says_what_to_do_next(machine):
     lines, code = machine.make("run", "ARGS=--output lake")
     assert machine.calls("etl.py --output lake")[0] > 0
     assert code == 2
-    assert lines[-2].startswith("make run: mend what the line above names and run it again")
+    assert lines[-2].startswith("make run: fix what the line above names and run it again")
 
 
 @pytest.mark.parametrize(("user", "flag"), [(0, "--allow-root "), (1000, "")])
