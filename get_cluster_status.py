@@ -21,9 +21,10 @@ from rich.table import Table
 from rich.text import Text
 
 from aws.cluster import ACTIVE, ENDED, failure_reason, fetch_cluster, find_clusters
-from aws.console import duration, utc_now, warn
+from aws.console import warn
 from aws.prices import PriceList, dollars
 from aws.session import add_flags, connect, load_config, poll, run_script
+from lake.formats import duration, utc_now
 
 if TYPE_CHECKING:
     from mypy_boto3_emr import EMRClient

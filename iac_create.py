@@ -20,7 +20,7 @@ from botocore.exceptions import ClientError
 from aws import account as aws_setup
 from aws import prices as aws_prices
 from aws.cluster import ACTIVE, failure_reason, fetch_cluster, find_cluster
-from aws.console import Progress, duration, say
+from aws.console import Progress, say
 from aws.requests import MANAGED_TAG, build_cluster_request
 from aws.s3 import list_keys, read_text, split_uri
 from aws.session import (
@@ -37,6 +37,7 @@ from aws.session import (
     run_script,
 )
 from configs import EmrConfig, load_etl_config
+from lake.formats import duration
 
 if TYPE_CHECKING:
     import boto3

@@ -16,7 +16,6 @@ import shlex
 import sys
 import urllib.request
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -37,7 +36,7 @@ from aws.code import (
     refuse_secrets,
     upload,
 )
-from aws.console import Progress, duration, say, warn
+from aws.console import Progress, say, warn
 from aws.logs import Cause, find_cause
 from aws.session import (
     AwsError,
@@ -52,6 +51,7 @@ from aws.session import (
     run_script,
 )
 from configs import ConfigError, load_etl_config
+from lake.formats import duration, utc_now
 
 if TYPE_CHECKING:
     import boto3
@@ -369,7 +369,7 @@ def describe(step: StepSummaryTypeDef, cluster: ClusterTypeDef) -> tuple[str, st
         reason = cluster["Status"].get("StateChangeReason", {}).get("Message", "")
         detail = f"({reason})" if reason else ""
         return f"step {state}, cluster {cluster['Status']['State']}", detail
-    end = times.get("EndDateTime") or datetime.now(timezone.utc)
+    end = times.get("EndDateTime") or utc_now()
     return f"step {state}", f"after {duration((end - start).total_seconds())}"
 
 

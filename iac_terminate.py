@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from aws.cluster import ACTIVE, ENDED, fetch_cluster, find_cluster, find_clusters
-from aws.console import Progress, duration, make_console, say, utc_now
+from aws.console import Progress, make_console, say
 from aws.session import AwsError, add_flags, connect, load_config, poll, run_script
+from lake.formats import duration, utc_now
 
 if TYPE_CHECKING:
     from mypy_boto3_emr import EMRClient

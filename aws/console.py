@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
-
 from rich.console import Console
 
 
@@ -51,17 +49,3 @@ def say(text: str) -> None:
 def warn(text: str) -> None:
     """Narrate something that the user should mend."""
     make_console().print(f"warning: {text}", style="yellow")
-
-
-def utc_now() -> dt.datetime:
-    """This moment, as AWS tells times."""
-    return dt.datetime.now(dt.timezone.utc)
-
-
-def duration(seconds: float) -> str:
-    """A time span as people read it: 45 s, 12 min 5 s, 3 h 10 min."""
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes_left = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes_left} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

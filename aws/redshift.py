@@ -30,7 +30,7 @@ from aws.catalog import (
     identifier,
     load_catalog_config,
 )
-from aws.console import Progress, duration, say
+from aws.console import Progress, say
 from aws.session import (
     AwsError,
     add_setting_flags,
@@ -50,6 +50,7 @@ from configs import (
     setting,
     text,
 )
+from lake.formats import duration
 
 if TYPE_CHECKING:
     import boto3

@@ -19,8 +19,9 @@ import botocore.session
 from boto3.exceptions import Boto3Error
 from botocore.config import Config
 
-from aws.console import duration, say, warn
+from aws.console import say, warn
 from configs import DL_CFG, KEYS_CFG, ConfigError, EmrConfig, load_aws_keys, load_emr_config
+from lake.formats import duration
 
 if TYPE_CHECKING:
     from mypy_boto3_emr import EMRClient

@@ -15,7 +15,7 @@ import iac_create
 import iac_submit_etl
 import iac_terminate
 from aws.cluster import failure_reason
-from aws.console import Progress, duration, say
+from aws.console import Progress, say
 from aws.s3 import is_s3, split_uri
 from aws.session import (
     DENIED,
@@ -391,21 +391,6 @@ def test_the_other_clients_slow_down_by_themselves(session):
     retries = session.client("emr").meta.config.retries
 
     assert (retries["mode"], retries["total_max_attempts"]) == ("adaptive", 11)
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0, "0 s"),
-        (59.9, "59 s"),
-        (60, "1 min 0 s"),
-        (3599, "59 min 59 s"),
-        (3600, "1 h 0 min"),
-        (90_061, "25 h 1 min"),
-    ],
-)
-def test_durations_read_well(seconds, text):
-    assert duration(seconds) == text
 
 
 # Narrating.

@@ -11,9 +11,9 @@ from rich.console import Console
 
 import get_cluster_status
 import iac_create
-from aws.console import duration
 from configs import DL_CFG, load_emr_config
 from get_cluster_status import Answers, ClusterStatus, StepStatus, build_status
+from lake.formats import duration
 from tests.aws_fixtures import *  # noqa: F403 (fixtures)
 from tests.emr_emulator import StepPlan
 
