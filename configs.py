@@ -202,16 +202,19 @@ class Settings:
             if section not in known:
                 # A dl.cfg from a course has its keys in a section [AWS].
                 is_aws = section.lower() == "aws"
-                hint = (
-                    "AWS keys belong in keys.cfg, under [aws]" if is_aws else _hint(section, known)
+                cure = (
+                    "AWS keys belong in keys.cfg, under [aws]"
+                    if is_aws
+                    else _correction(section, known)
                 )
-                raise ConfigError(f"{self.path}: section [{section}] is unknown; {hint}")
+                raise ConfigError(f"{self.path}: section [{section}] is unknown; {cure}")
 
     def check_keys(self, section: str, known: Sequence[str]) -> None:
         """Raise a ConfigError for a key that nothing reads: it may be a misspelt one."""
         for key in self.keys(section):
             if key not in known:
-                raise ConfigError(f"{self.path}: [{section}] {key} is unknown; {_hint(key, known)}")
+                cure = _correction(key, known)
+                raise ConfigError(f"{self.path}: [{section}] {key} is unknown; {cure}")
 
     def _find(self, section: str, key: str) -> tuple[str, str | None]:
         variable = _variable(section, key)
@@ -350,9 +353,14 @@ def _check_scaling(config: EmrConfig, path: Path) -> None:
         )
 
 
-def _hint(name: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {near[0]}?" if near else f"known are: {', '.join(known)}"
+def hint(name: str, known: Sequence[str]) -> str:
+    """The question whether a similar known name was meant, or nothing if none is similar."""
+    similar = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {similar[0]}?" if similar else ""
+
+
+def _correction(name: str, known: Sequence[str]) -> str:
+    return hint(name, known) or f"known are: {', '.join(known)}"
 
 
 def _line_number(error: configparser.ParsingError) -> int:

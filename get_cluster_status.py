@@ -1,129 +1,78 @@
-"""Show the project's clusters: state, age, idle time, nodes, steps, cost, and what is forgotten.
+"""Show the project's clusters: state, age, idle time, nodes, steps, cost, and which look forgotten.
 
-Exit codes: 0 shown (be it nothing), 1 AWS failed, 2 usage or configuration.
+Exit codes: those of lake/exit_codes.py; to have no cluster is success.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import datetime as dt
 import json
 import sys
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
 
-from rich.console import Console, Group, RenderableType
-from rich.live import Live
-from rich.panel import Panel
-from rich.table import Table
-from rich.text import Text
-
-from aws.cluster import ACTIVE, ENDED, failure_reason, fetch_cluster, find_clusters
-from aws.console import warn
-from aws.prices import PriceList, dollars
-from aws.session import add_flags, connect, load_config, poll, run_script
-from lake.formats import duration, utc_now
-
-if TYPE_CHECKING:
-    from mypy_boto3_emr import EMRClient
-    from mypy_boto3_emr.type_defs import ClusterTypeDef, InstanceTypeDef, StepSummaryTypeDef
-
-    from configs import EmrConfig
-
-LONG_SECONDS = 12 * 3600  # longer than any run of this job takes
-IDLE_SECONDS = 30 * 60
-COLOURS = {"FAILED": "red", "INTERRUPTED": "red", "TERMINATED_WITH_ERRORS": "red"}
+from aws.console import make_result_console, warn
+from aws.prices import PriceList
+from aws.session import (
+    CommonOptions,
+    Waiting,
+    add_common_flags,
+    connect,
+    load_config,
+    read_common_options,
+    run_script,
+)
+from aws.status import Scope, fetch_statuses, render_clusters, watch_clusters
+from lake.exit_codes import ExitCode
 
 
 @dataclasses.dataclass(frozen=True)
-class StepStatus:
-    """One step as shown; None: it has not begun."""
+class StatusOptions:
+    """What the command line says."""
 
-    id: str
-    name: str
-    state: str
-    reason: str
-    seconds: float | None
-
-
-@dataclasses.dataclass(frozen=True)
-class ClusterStatus:
-    """One cluster as shown: times in seconds, costs in dollars, None where none is known."""
-
-    id: str
-    name: str
-    state: str
-    reason: str
-    protected: bool
-    age: float
-    idle: float | None
-    idle_timeout: float | None
-    nodes: Mapping[str, int]
-    dollars_an_hour: float | None
-    dollars_so_far: float | None
-    steps: Sequence[StepStatus]
-
-    @property
-    def ends_in(self) -> float | None:
-        """The time until it ends itself, if it stays idle."""
-        if self.idle is None or self.idle_timeout is None:
-            return None
-        return max(0.0, self.idle_timeout - self.idle)
-
-    @property
-    def warning(self) -> str:
-        """Why this cluster looks forgotten, or nothing."""
-        if self.state not in ACTIVE:
-            return ""
-        if self.idle_timeout is None:
-            return "it has no idle timeout and runs until somebody ends it"
-        if self.idle is not None and self.idle > IDLE_SECONDS:
-            return f"it has done nothing for {duration(self.idle)}"
-        if self.age > LONG_SECONDS:
-            return f"it has been there for {duration(self.age)}"
-        return ""
-
-
-@dataclasses.dataclass(frozen=True)
-class Answers:
-    """What EMR says of a cluster, over several calls."""
-
-    cluster: ClusterTypeDef
-    nodes: Sequence[InstanceTypeDef]
-    steps: Sequence[StepSummaryTypeDef]
-    idle_timeout: float | None
+    common: CommonOptions
+    cluster_id: str | None
+    every_cluster: bool
+    steps: int
+    watch: bool
+    json: bool
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the script and give its exit code."""
-    return run_script(show, argv)
+    return run_script(show_status, argv)
 
 
-def show(argv: Sequence[str] | None) -> int:
-    """Show the clusters once, or again and again with --watch."""
-    args = parse_args(argv)
-    config = load_config(args)
-    session = connect(args, config)
+def show_status(argv: Sequence[str] | None) -> ExitCode:
+    """Show the clusters once, or with --watch until none is active."""
+    options = parse_args(argv)
+    config = load_config(options.common)
+    session = connect(options.common, config)
     emr, price_list = session.client("emr"), PriceList(session, config.prices)
-    console = Console(highlight=False, markup=False, soft_wrap=True)
-    if args.watch:
-        watch(emr, price_list, config, args, console)
-        return 0
-    clusters = fetch_clusters(emr, price_list, config, args)
-    if args.json:
-        print(json.dumps([to_json(cluster) for cluster in clusters], indent=2))
+    scope = Scope(
+        name=config.cluster_name,
+        region=config.region,
+        cluster_id=options.cluster_id,
+        every_cluster=options.every_cluster,
+        steps=options.steps,
+    )
+    console = make_result_console()
+    if options.watch:
+        watch_clusters(emr, price_list, scope, console, Waiting(options.common.poll_seconds))
+        return ExitCode.DONE
+    clusters = fetch_statuses(emr, price_list, scope)
+    if options.json:
+        print(json.dumps([cluster.as_dict() for cluster in clusters], indent=2))
     else:
-        console.print(render(clusters, config, console))
+        console.print(render_clusters(clusters, scope, console))
     for cluster in clusters:
         if cluster.warning:
             end = f"iac_terminate.py --cluster-id {cluster.id}"
             warn(f"{cluster.id} looks forgotten: {cluster.warning}; end it with {end}")
-    return 0
+    return ExitCode.DONE
 
 
-def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+def parse_args(argv: Sequence[str] | None) -> StatusOptions:
     """The command line."""
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
     which = parser.add_mutually_exclusive_group()
@@ -133,214 +82,16 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     output = parser.add_mutually_exclusive_group()
     output.add_argument("--watch", action="store_true", help="again and again, until Ctrl-C")
     output.add_argument("--json", action="store_true", help="for other programs")
-    add_flags(parser)
-    return parser.parse_args(argv)
-
-
-def watch(
-    emr: EMRClient,
-    price_list: PriceList,
-    config: EmrConfig,
-    args: argparse.Namespace,
-    console: Console,
-) -> None:
-    """Show the clusters, in place on a terminal, until there is none left or Ctrl-C."""
-    try:
-        with Live(console=console, auto_refresh=False) as live:
-            for clusters in poll(
-                lambda: fetch_clusters(emr, price_list, config, args), args.poll_seconds
-            ):
-                picture = render(clusters, config, console)
-                if console.is_terminal:
-                    live.update(picture, refresh=True)
-                else:
-                    console.print(picture)
-                if not any(cluster.state in ACTIVE for cluster in clusters):
-                    return
-    except KeyboardInterrupt:
-        return  # the way out of --watch
-
-
-# Asking AWS.
-
-
-def fetch_clusters(
-    emr: EMRClient, price_list: PriceList, config: EmrConfig, args: argparse.Namespace
-) -> list[ClusterStatus]:
-    """The cluster of the id, all of the region, or the project's, with those that are ending."""
-    if args.cluster_id:
-        clusters = [fetch_cluster(emr, args.cluster_id)]
-    else:
-        name = None if args.all else config.cluster_name
-        clusters = find_clusters(emr, name, (*ACTIVE, "TERMINATING"))
-    return [fetch_status(emr, price_list, cluster, args.steps) for cluster in clusters]
-
-
-def fetch_status(
-    emr: EMRClient, price_list: PriceList, cluster: ClusterTypeDef, last: int
-) -> ClusterStatus:
-    """All that is shown of a cluster, with its last steps."""
-    cluster_id = cluster["Id"]
-    pages = emr.get_paginator("list_instances").paginate(ClusterId=cluster_id)
-    answers = Answers(
-        cluster=cluster,
-        nodes=[node for page in pages for node in page["Instances"]],
-        steps=emr.list_steps(ClusterId=cluster_id)["Steps"],
-        idle_timeout=fetch_idle_timeout(emr, cluster),
+    add_common_flags(parser)
+    args = parser.parse_args(argv)
+    return StatusOptions(
+        common=read_common_options(vars(args)),
+        cluster_id=args.cluster_id,
+        every_cluster=args.all,
+        steps=args.steps,
+        watch=args.watch,
+        json=args.json,
     )
-    prices = {node["InstanceType"]: price_list.of(node["InstanceType"]) for node in answers.nodes}
-    status = build_status(answers, prices, utc_now())
-    return dataclasses.replace(status, steps=status.steps[:last])
-
-
-def fetch_idle_timeout(emr: EMRClient, cluster: ClusterTypeDef) -> int | None:
-    """The seconds after which the idle cluster ends itself; one that has ended has none."""
-    if cluster["Status"]["State"] in ENDED:
-        return None
-    answer = emr.get_auto_termination_policy(ClusterId=cluster["Id"])
-    return answer.get("AutoTerminationPolicy", {}).get("IdleTimeout")
-
-
-# Working it out.
-
-
-def build_status(
-    answers: Answers, prices: Mapping[str, float | None], now: dt.datetime
-) -> ClusterStatus:
-    """What EMR's answers mean at this moment."""
-    cluster, status = answers.cluster, answers.cluster["Status"]
-    timeline = status["Timeline"]
-    hours: dict[str, float] = {}
-    for node in answers.nodes:
-        spent = seconds_between(node["Status"]["Timeline"], "CreationDateTime", now) or 0
-        hours[node["InstanceType"]] = hours.get(node["InstanceType"], 0) + spent / 3600
-    nodes = Counter(
-        node["InstanceType"] for node in answers.nodes if node["Status"]["State"] != "TERMINATED"
-    )
-    return ClusterStatus(
-        id=cluster["Id"],
-        name=cluster["Name"],
-        state=status["State"],
-        reason=status.get("StateChangeReason", {}).get("Message", ""),
-        protected=cluster["TerminationProtected"],
-        age=seconds_between(timeline, "CreationDateTime", now) or 0,
-        idle=idle_seconds(answers, now),
-        idle_timeout=answers.idle_timeout,
-        nodes=dict(nodes),
-        dollars_an_hour=total(nodes, prices),
-        dollars_so_far=total(hours, prices),
-        steps=[build_step_status(step, now) for step in answers.steps],
-    )
-
-
-def build_step_status(step: StepSummaryTypeDef, now: dt.datetime) -> StepStatus:
-    """A step, with EMR's reason where it went wrong."""
-    status = step["Status"]
-    wrong = status["State"] in ("FAILED", "INTERRUPTED")
-    return StepStatus(
-        id=step["Id"],
-        name=step["Name"],
-        state=status["State"],
-        reason=failure_reason(status) if wrong else "",
-        seconds=seconds_between(status["Timeline"], "StartDateTime", now),
-    )
-
-
-def seconds_between(timeline: Mapping[str, Any], start: str, now: dt.datetime) -> float | None:
-    """The time from a moment to the timeline's end, or to now; None where it has not begun."""
-    if start not in timeline:
-        return None
-    begin: dt.datetime = timeline[start]
-    end: dt.datetime = timeline.get("EndDateTime", now)
-    return (end - begin).total_seconds()
-
-
-def idle_seconds(answers: Answers, now: dt.datetime) -> float | None:
-    """The time since the cluster was ready or its last step ended; None while it works."""
-    status = answers.cluster["Status"]
-    if status["State"] != "WAITING":
-        return None
-    moments = [status["Timeline"].get("ReadyDateTime", now)]
-    moments += [
-        step["Status"]["Timeline"]["EndDateTime"]
-        for step in answers.steps
-        if "EndDateTime" in step["Status"]["Timeline"]
-    ]
-    return float((now - max(moments)).total_seconds())
-
-
-def total(amounts: Mapping[str, float], prices: Mapping[str, float | None]) -> float | None:
-    """The cost of so many nodes, or hours, of each type; None where a price is unknown."""
-    costs = [(amount, prices[kind]) for kind, amount in amounts.items()]
-    if any(price is None for _, price in costs):
-        return None
-    return sum(amount * (price or 0) for amount, price in costs)
-
-
-# Showing it.
-
-
-def render(
-    clusters: Sequence[ClusterStatus], config: EmrConfig, console: Console
-) -> RenderableType:
-    """The clusters as panels on a terminal, elsewhere as plain lines."""
-    if not clusters:
-        return f"no active cluster named {config.cluster_name} in {config.region}"
-    if console.is_terminal:
-        return Group(*[build_panel(cluster) for cluster in clusters])
-    lines = [f"{label:<22}{value}" for cluster in clusters for label, value in rows(cluster)]
-    return "\n".join(lines)
-
-
-def build_panel(cluster: ClusterStatus) -> Panel:
-    """A cluster on a terminal, what went wrong in red."""
-    grid = Table.grid(padding=(0, 2))
-    for label, value in rows(cluster):
-        style = COLOURS.get(value.partition(" ")[0], "")
-        grid.add_row(Text(label, style="dim"), Text(value, style=style))
-    return Panel(grid, title=f"{cluster.name} {cluster.id}", expand=False)
-
-
-def rows(cluster: ClusterStatus) -> list[tuple[str, str]]:
-    """What is told of a cluster, line by line: a label and a value."""
-    nodes = " + ".join(f"{count} {kind}" for kind, count in sorted(cluster.nodes.items()))
-    hourly, so_far = dollars(cluster.dollars_an_hour), dollars(cluster.dollars_so_far)
-    told = [
-        ("cluster", f"{cluster.name} {cluster.id}"),
-        ("state", f"{cluster.state} {cluster.reason}".strip()),
-        ("age", duration(cluster.age)),
-        ("idle", "no" if cluster.idle is None else duration(cluster.idle)),
-        ("ends itself", describe_end(cluster)),
-        ("nodes", nodes or "none"),
-        ("cost", f"at most {hourly} an hour, {so_far} so far, without disks and traffic"),
-    ]
-    return told + [(f"step {step.id}", describe_step(step)) for step in cluster.steps]
-
-
-def describe_end(cluster: ClusterStatus) -> str:
-    """When the cluster ends itself."""
-    if cluster.state not in ACTIVE:
-        return "now" if cluster.state == "TERMINATING" else "it has ended"
-    if cluster.idle_timeout is None:
-        return "never"
-    if cluster.ends_in is None:
-        return f"{duration(cluster.idle_timeout)} after its last work"
-    return f"in {duration(cluster.ends_in)} if nothing comes"
-
-
-def describe_step(step: StepStatus) -> str:
-    """A step in one line."""
-    spent = "" if step.seconds is None else f"{duration(step.seconds)}, "
-    return f"{step.state} {spent}{step.name}" + (f": {step.reason}" if step.reason else "")
-
-
-def to_json(cluster: ClusterStatus) -> dict[str, Any]:
-    """A cluster for other programs."""
-    return {
-        **dataclasses.asdict(cluster),
-        "ends_in": cluster.ends_in,
-        "warning": cluster.warning,
-    }
 
 
 if __name__ == "__main__":

@@ -1,8 +1,7 @@
-"""What an account needs before it can hold the cluster: checked always, made on request."""
+"""What an account needs for the cluster: checked always, created on request."""
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from aws.requests import (
 )
 from aws.s3 import is_s3, split_uri
 from aws.session import error_code
+from configs import hint
 
 if TYPE_CHECKING:
     import boto3
@@ -31,7 +31,9 @@ if TYPE_CHECKING:
     from configs import EmrConfig, EtlConfig
 
 SERVICE_POLICY = "service-role/AmazonEMRServicePolicy_v2"
-# Nodes hand out their role's keys by IMDSv2 only, and only to processes of their own.
+# Version 2 of EC2's instance metadata service (IMDSv2), which gives a node the credentials of its
+# role, asks for a token; the hop limit of 1 keeps the answers on the node.
+# https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/configuring-instance-metadata-service.html
 SECURITY_CONFIGURATION = {
     "InstanceMetadataServiceConfiguration": {
         "MinimumInstanceMetadataServiceVersion": 2,
@@ -41,11 +43,11 @@ SECURITY_CONFIGURATION = {
 DAYS_TO_FINISH_UPLOAD = 7
 
 
-# Checks: each yields what is wrong and how to mend it.
+# Checks: each yields what is wrong and how to fix it.
 
 
 def check_account(session: boto3.Session, config: EmrConfig, etl: EtlConfig) -> list[str]:
-    """All that stands in the cluster's way."""
+    """All problems that would keep the cluster from starting."""
     emr, iam = session.client("emr"), session.client("iam")
     return [
         *check_release(emr, config),
@@ -56,14 +58,11 @@ def check_account(session: boto3.Session, config: EmrConfig, etl: EtlConfig) -> 
 
 
 def check_release(emr: EMRClient, config: EmrConfig) -> Iterator[str]:
-    """The release exists, and supports the instance types."""
+    """Check that the release exists, and that it supports the instance types."""
     labels = list_all(emr.list_release_labels, "ReleaseLabels", "NextToken")
     if config.release_label not in labels:
-        hint = near(config.release_label, labels)
-        yield (
-            f"there is no release {config.release_label} in {config.region}{hint}"
-            " (release_label in [emr])"
-        )
+        problem = f"there is no release {config.release_label} in {config.region}"
+        yield name_setting(problem, "release_label", hint(config.release_label, labels))
         return
 
     def list_types(**marker: str) -> Mapping[str, Any]:
@@ -73,14 +72,12 @@ def check_release(emr: EMRClient, config: EmrConfig) -> Iterator[str]:
     for key in ("master_types", "core_types", "task_types"):
         for kind in getattr(config, key):
             if kind not in types:
-                yield (
-                    f"{config.release_label} has no instance type {kind} in {config.region}"
-                    f"{near(kind, types)} ({key} in [emr])"
-                )
+                problem = f"{config.release_label} has no instance type {kind} in {config.region}"
+                yield name_setting(problem, key, hint(kind, types))
 
 
 def check_buckets(s3: S3Client, buckets: Sequence[str], region: str) -> Iterator[str]:
-    """The buckets exist, may be used, and are in the cluster's region."""
+    """Check that the buckets exist, may be used, and are in the cluster's region."""
     for bucket in buckets:
         try:
             found = s3.head_bucket(Bucket=bucket).get("BucketRegion", region)
@@ -88,28 +85,28 @@ def check_buckets(s3: S3Client, buckets: Sequence[str], region: str) -> Iterator
             yield explain_bucket(bucket, region, error)
         else:
             if found != region:
-                yield elsewhere(bucket, region, found)
+                yield explain_region(bucket, region, found)
 
 
 def explain_bucket(bucket: str, region: str, error: ClientError) -> str:
-    """What a refused HEAD of a bucket means: it comes without a message."""
+    """What is wrong with a bucket; S3 answers HeadBucket with a status code and no message."""
     code, headers = error_code(error), error.response["ResponseMetadata"]["HTTPHeaders"]
     if code == "404":
-        return f"there is no bucket {bucket}: add --create-bucket, or mend dl.cfg"
+        return f"there is no bucket {bucket}: add --create-bucket, or correct dl.cfg"
     if code == "403":
-        return f"bucket {bucket} is not yours to use: choose another name in dl.cfg"
+        return f"bucket {bucket} belongs to someone else: choose another name in dl.cfg"
     if code == "301":
-        return elsewhere(bucket, region, headers.get("x-amz-bucket-region", "another region"))
+        return explain_region(bucket, region, headers.get("x-amz-bucket-region", "another region"))
     raise error
 
 
-def elsewhere(bucket: str, region: str, found: str) -> str:
-    """A bucket in another region: EMR takes no logs there, and reading from afar costs."""
+def explain_region(bucket: str, region: str, found: str) -> str:
+    """The problem of a bucket in another region: EMR writes no logs there, and traffic costs."""
     return f"bucket {bucket} is in {found}, not in {region}: use a bucket there"
 
 
 def check_roles(iam: IAMClient, config: EmrConfig) -> Iterator[str]:
-    """EMR's role and the nodes' instance profile exist."""
+    """Check that EMR's role exists, and the nodes' instance profile with a role in it."""
     if not role_exists(iam, config.service_role):
         yield (
             f"there is no role {config.service_role}: add --create-roles,"
@@ -125,7 +122,7 @@ def check_roles(iam: IAMClient, config: EmrConfig) -> Iterator[str]:
 
 
 def check_network(ec2: EC2Client, iam: IAMClient, config: EmrConfig) -> Iterator[str]:
-    """The subnets exist and carry the tag that the service role's policy asks for."""
+    """Check that the subnets exist and carry the tag that the service role's policy asks for."""
     try:
         untagged = find_untagged_network(ec2, config)
     except ClientError as error:
@@ -142,7 +139,7 @@ def check_network(ec2: EC2Client, iam: IAMClient, config: EmrConfig) -> Iterator
         )
 
 
-# What there is.
+# What exists.
 
 
 def written_buckets(config: EmrConfig, etl: EtlConfig) -> list[str]:
@@ -161,7 +158,7 @@ def role_exists(iam: IAMClient, name: str) -> bool:
 
 
 def profile_roles(iam: IAMClient, name: str) -> list[str] | None:
-    """The roles in an instance profile (one at most), or None where there is no such profile."""
+    """The roles in an instance profile (one at most), or None if there is no such profile."""
     try:
         profile = iam.get_instance_profile(InstanceProfileName=name)["InstanceProfile"]
     except iam.exceptions.NoSuchEntityException:
@@ -170,7 +167,7 @@ def profile_roles(iam: IAMClient, name: str) -> list[str] | None:
 
 
 def needs_tagged_network(iam: IAMClient, role: str) -> bool:
-    """Whether a role has EMR's v2 policy; a policy of the user's own may ask for no tag."""
+    """Whether a role has EMR's v2 policy; the user's own policies need not ask for the tag."""
     try:
         attached = iam.list_attached_role_policies(RoleName=role)["AttachedPolicies"]
     except iam.exceptions.NoSuchEntityException:
@@ -179,7 +176,7 @@ def needs_tagged_network(iam: IAMClient, role: str) -> bool:
 
 
 def find_untagged_network(ec2: EC2Client, config: EmrConfig) -> list[str] | None:
-    """The cluster's subnets and their VPCs that lack EMR's tag; None where there is no subnet."""
+    """The cluster's subnets and their VPCs without EMR's tag; None if there is no subnet."""
     if config.subnet_ids:
         subnets = ec2.describe_subnets(SubnetIds=config.subnet_ids)["Subnets"]
     else:
@@ -194,11 +191,11 @@ def find_untagged_network(ec2: EC2Client, config: EmrConfig) -> list[str] | None
     return [name for name, its_tags in tags.items() if wanted not in its_tags]
 
 
-# What is made.
+# What is created.
 
 
 def create_buckets(s3: S3Client, buckets: Sequence[str], region: str) -> None:
-    """Make those buckets that do not exist: private, encrypted, without unfinished uploads."""
+    """Create the buckets that do not exist."""
     for bucket in buckets:
         try:
             s3.head_bucket(Bucket=bucket)
@@ -206,11 +203,11 @@ def create_buckets(s3: S3Client, buckets: Sequence[str], region: str) -> None:
             if error_code(error) != "404":
                 continue  # check_buckets says what is wrong with it
             create_bucket(s3, bucket, region)
-            say(f"made bucket {bucket}")
+            say(f"created bucket {bucket}")
 
 
 def create_bucket(s3: S3Client, bucket: str, region: str) -> None:
-    """Make a private, encrypted bucket that drops uploads which were never finished."""
+    """Create a private, encrypted bucket that deletes unfinished multipart uploads."""
     place: Any = {} if region == "us-east-1" else {"LocationConstraint": region}
     s3.create_bucket(Bucket=bucket, **({"CreateBucketConfiguration": place} if place else {}))
     s3.put_public_access_block(
@@ -246,7 +243,7 @@ def create_bucket(s3: S3Client, bucket: str, region: str) -> None:
 
 
 def create_roles(session: boto3.Session, config: EmrConfig, etl: EtlConfig) -> None:
-    """Make EMR's role and the nodes', or bring their policies up to date where they exist."""
+    """Create EMR's role and the nodes', or update their policies if they exist."""
     iam = session.client("iam")
     account = session.client("sts").get_caller_identity()["Account"]
     partition = session.get_partition_for_region(config.region)
@@ -262,41 +259,41 @@ def create_roles(session: boto3.Session, config: EmrConfig, etl: EtlConfig) -> N
 
 
 def create_role(iam: IAMClient, name: str, trust: Mapping[str, Any]) -> None:
-    """Make a role, or leave the one of this name as it is."""
+    """Create a role; an existing one of this name stays as it is."""
     if not role_exists(iam, name):
         iam.create_role(RoleName=name, AssumeRolePolicyDocument=json.dumps(trust))
-        say(f"made role {name}")
+        say(f"created role {name}")
 
 
 def put_policy(iam: IAMClient, role: str, policy: Mapping[str, Any]) -> None:
-    """Give a role the policy that it has from this project."""
+    """Create or replace the role's inline policy of this project."""
     document = json.dumps(policy)
     iam.put_role_policy(RoleName=role, PolicyName="sparkify", PolicyDocument=document)
 
 
 def create_profile(iam: IAMClient, name: str) -> None:
-    """Make the instance profile of this name with the role of the same name in it."""
+    """Create the instance profile of this name, and put the role of the same name in it."""
     roles = profile_roles(iam, name)
     if roles is None:
         iam.create_instance_profile(InstanceProfileName=name)
-        say(f"made instance profile {name}")
+        say(f"created instance profile {name}")
     if not roles:
         iam.add_role_to_instance_profile(InstanceProfileName=name, RoleName=name)
 
 
 def create_security_configuration(emr: EMRClient, name: str) -> None:
-    """Make the security configuration where it is missing; one that exists is taken as it is."""
+    """Create the security configuration; an existing one of this name stays as it is."""
     try:
         emr.describe_security_configuration(Name=name)
     except emr.exceptions.InvalidRequestException:
         emr.create_security_configuration(
             Name=name, SecurityConfiguration=json.dumps(SECURITY_CONFIGURATION)
         )
-        say(f"made security configuration {name}")
+        say(f"created security configuration {name}")
 
 
 def tag_network(ec2: EC2Client, config: EmrConfig) -> None:
-    """Give the cluster's subnets and their VPC the tag that EMR's policy goes by."""
+    """Tag the cluster's subnets and their VPCs as EMR's policy asks for."""
     untagged = find_untagged_network(ec2, config)
     if untagged:
         ec2.create_tags(Resources=untagged, Tags=[{"Key": MANAGED_TAG, "Value": "true"}])
@@ -318,7 +315,6 @@ def list_all(ask: Any, key: str, marker: str) -> list[Any]:  # noqa: ANN401 (ope
         place = {marker: page[marker]}
 
 
-def near(name: str, known: Sequence[str]) -> str:
-    """A hint at the name that was perhaps meant."""
-    found = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {found[0]}?" if found else ""
+def name_setting(problem: str, key: str, cure: str) -> str:
+    """A problem with its cure, if there is one, and the setting of [emr] to correct."""
+    return f"{'; '.join(filter(None, [problem, cure]))} ({key} in [emr])"

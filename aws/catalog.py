@@ -39,11 +39,12 @@ from aws.session import (
     add_file_flags,
     add_setting_flags,
     connect,
-    given_flags,
     load_config,
+    read_common_options,
     run_script,
 )
 from configs import DL_CFG, EmrConfig, Flags, load_section, open_dl_cfg, s3_folder, setting
+from lake.exit_codes import ExitCode
 from lake.paths import is_hidden, partition_of
 from lake.tables import DATE_PARTS, TABLES, Table
 
@@ -121,8 +122,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def publish(argv: Sequence[str] | None) -> int:
     """Register the tables as the command line says."""
     args = build_parser().parse_args(argv)
-    config = load_catalog_config(args.config, given_flags(vars(args)))
-    session = connect(args, load_config(args))
+    options = read_common_options(vars(args))
+    config = load_catalog_config(options.config, options.flags)
+    session = connect(options, load_config(options))
     changes = publish_catalog(session, config, dry_run=args.dry_run)
     if args.json:
         print(json.dumps([dataclasses.asdict(change) for change in changes], indent=2))
@@ -130,7 +132,7 @@ def publish(argv: Sequence[str] | None) -> int:
         print("\n".join(describe_change(change) for change in changes))
     done = "dry run: nothing was changed" if args.dry_run else "all tables are"
     say(f"{done} in {config.database} in {session.region_name}")
-    return 0
+    return ExitCode.DONE
 
 
 def build_parser() -> argparse.ArgumentParser:

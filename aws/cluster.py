@@ -1,29 +1,46 @@
-"""EMR clusters: found by name and tag, and why one of them is in its state."""
+"""EMR clusters: found by name and tag, explained, and ended."""
 
 from __future__ import annotations
 
+import dataclasses
+import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from aws.session import AwsError
+from aws.console import Progress, say
+from aws.session import AwsError, Waiting, poll
+from lake.formats import duration
 
 if TYPE_CHECKING:
     from mypy_boto3_emr import EMRClient
     from mypy_boto3_emr.literals import ClusterStateType
     from mypy_boto3_emr.type_defs import ClusterTypeDef
 
-PROJECT_TAG = ("project", "sparkify-data-lake")  # marks what these scripts may find and end
+PROJECT_TAG = ("project", "sparkify-data-lake")  # only clusters with it are found and ended
 ACTIVE: Sequence[ClusterStateType] = ("STARTING", "BOOTSTRAPPING", "RUNNING", "WAITING")
 ENDED: Sequence[ClusterStateType] = ("TERMINATED", "TERMINATED_WITH_ERRORS")
+END_AT_ONCE = 10  # the most clusters that one TerminateJobFlows takes
+
+
+@dataclasses.dataclass(frozen=True)
+class EndOptions:
+    """How clusters are ended."""
+
+    waiting: Waiting
+    unprotect: bool = False  # end protected clusters as well
+    wait: bool = True  # until each is gone
+
+
+# Finding.
 
 
 def find_clusters(
     emr: EMRClient, name: str | None, states: Sequence[ClusterStateType] = ACTIVE
 ) -> list[ClusterTypeDef]:
-    """The clusters in these states of this name and the project's tag; without a name, all."""
+    """The project's clusters of this name in these states; without a name, all of the region."""
     pages = emr.get_paginator("list_clusters").paginate(ClusterStates=states)
     listed = [found for page in pages for found in page["Clusters"]]
-    # A listing has no tags, so each cluster of the name is looked at.
+    # ListClusters tells no tags, so each cluster of the name is asked for.
     clusters = [
         emr.describe_cluster(ClusterId=found["Id"])["Cluster"]
         for found in listed
@@ -33,7 +50,7 @@ def find_clusters(
 
 
 def find_cluster(emr: EMRClient, name: str) -> ClusterTypeDef | None:
-    """The one active cluster of this name and tag, or None; two are an error that lists them."""
+    """The project's one active cluster of this name, or None; two are an error that lists them."""
     clusters = find_clusters(emr, name)
     if len(clusters) > 1:
         ids = ", ".join(sorted(cluster["Id"] for cluster in clusters))
@@ -62,10 +79,38 @@ def is_ours(cluster: ClusterTypeDef) -> bool:
 def failure_reason(status: Mapping[str, Any]) -> str:
     """Why a cluster or a step is in its state, as far as EMR says."""
     details, reason = status.get("FailureDetails", {}), status.get("StateChangeReason", {})
-    told = [
+    parts = [
         details.get("Reason"),
         details.get("Message"),
         reason.get("Code"),
         reason.get("Message"),
     ]
-    return ": ".join(dict.fromkeys(part for part in told if part)) or "EMR gives no reason"
+    return ": ".join(dict.fromkeys(part for part in parts if part)) or "EMR gives no reason"
+
+
+# Ending.
+
+
+def end_clusters(emr: EMRClient, ids: Sequence[str], options: EndOptions) -> None:
+    """End the clusters, and wait until each is gone unless told not to."""
+    for start in range(0, len(ids), END_AT_ONCE):
+        batch = ids[start : start + END_AT_ONCE]
+        if options.unprotect:
+            emr.set_termination_protection(JobFlowIds=batch, TerminationProtected=False)
+        emr.terminate_job_flows(JobFlowIds=batch)
+    say(f"ending {', '.join(ids)}")
+    if options.wait:
+        for cluster_id in ids:
+            wait_until_gone(emr, cluster_id, options.waiting)
+
+
+def wait_until_gone(emr: EMRClient, cluster_id: str, waiting: Waiting) -> None:
+    """Follow a cluster until it has ended, be it with errors."""
+    started = time.monotonic()
+    looks = poll(lambda: fetch_cluster(emr, cluster_id), waiting.poll_seconds, waiting.timeout)
+    with Progress() as progress:
+        for cluster in looks:
+            state = cluster["Status"]["State"]
+            progress.show(f"{cluster_id}: {state}", duration(time.monotonic() - started))
+            if state in ENDED:
+                return

@@ -1,6 +1,6 @@
-"""What the job runs from: its code and settings, in an S3 folder that is named by their content.
+"""The job's code and settings, uploaded to an S3 folder that is named by a hash of their content.
 
-So nothing is uploaded twice, nothing that a running step reads is ever overwritten, and a step
+So nothing is uploaded twice, a new version never overwrites what a running step reads, and a step
 tells which version of the code it runs.
 """
 
@@ -29,30 +29,30 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[1]
 SCRIPT = "etl.py"
 PACKAGE = "lake"
-MODULES = ("configs.py", f"{PACKAGE}.zip")  # what spark-submit puts on the path of the script
-EARLIEST = (1980, 1, 1, 0, 0, 0)  # the first moment that a zip can hold
+MODULES = ("configs.py", f"{PACKAGE}.zip")  # for --py-files of spark-submit
+EARLIEST = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip can hold
 PATHS = ("song_data", "log_data", "output")
-SHORTEST_SECRET = 16  # AWS's have 40 characters; a shorter one may be any word
+SHORTEST_SECRET = 16  # AWS's have 40 characters; a shorter text may be an ordinary word
 KEY_ID = re.compile(rb"\b(AKIA|ASIA)[A-Z0-9]{16}\b")
 SECRET_LINE = re.compile(rb"(?im)^[^#;\n]*(secret|password|token)[\w.]*[ \t]*[=:][ \t]*[^\s#;]")
 
 
 @dataclasses.dataclass(frozen=True)
 class Code:
-    """What the job runs from: the files to upload, and the folder in S3 that is named by them."""
+    """The files to upload, and the S3 folder that is named by a hash of them."""
 
     files: Mapping[str, bytes]
     uri: str
-    sources: Mapping[str, bytes]  # the same before the package was zipped
+    sources: Mapping[str, bytes]  # the same files, with the package's modules instead of its zip
 
     @property
     def digest(self) -> str:
-        """What the folder is named by."""
+        """The hash that names the folder."""
         return self.uri.rpartition("/")[2]
 
 
 def read_code(root: Path, config_path: Path, code_uri: str) -> Code:
-    """The job, its package as one zip, and its settings as dl.cfg."""
+    """Read the job, its package as one zip, and its settings as dl.cfg."""
     names = [SCRIPT, "configs.py"]
     package = {
         path.relative_to(root).as_posix(): path.read_bytes()
@@ -69,22 +69,22 @@ def read_code(root: Path, config_path: Path, code_uri: str) -> Code:
 
 
 def build_zip(files: Mapping[str, bytes]) -> bytes:
-    """A zip of these files; equal files give equal bytes, and so the same folder in S3."""
-    packed = io.BytesIO()
-    # Stored, not compressed: what a compressor writes depends on its version.
-    with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as archive:
+    """A zip of these files; equal files give equal bytes, and so the same S3 folder."""
+    content_of_zip = io.BytesIO()
+    # Stored, not compressed: what zlib writes depends on its version.
+    with zipfile.ZipFile(content_of_zip, "w", zipfile.ZIP_STORED) as archive:
         for name, content in sorted(files.items()):
             archive.writestr(zipfile.ZipInfo(name, EARLIEST), content)
-    return packed.getvalue()
+    return content_of_zip.getvalue()
 
 
 def object_uris(code: Code) -> dict[str, bytes]:
-    """Where each file goes."""
+    """The content of each file, by the URI that it is uploaded to."""
     return {f"{code.uri}/{name}": content for name, content in code.files.items()}
 
 
 def refuse_secrets(code: Code, session: boto3.Session) -> None:
-    """Raise a ConfigError if a file that is to be uploaded holds a key."""
+    """Raise a ConfigError if a file to upload holds an AWS key or another secret."""
     credentials = session.get_credentials()
     secrets = [credentials.secret_key, credentials.token] if credentials else []
     own = [secret.encode() for secret in secrets if secret and len(secret) >= SHORTEST_SECRET]
@@ -97,7 +97,7 @@ def refuse_secrets(code: Code, session: boto3.Session) -> None:
 
 
 def load_job_config(config_path: Path, job_args: Sequence[str]) -> EtlConfig:
-    """The settings that the job will have, with the paths that its own flags give."""
+    """The settings that the job will have; paths in its arguments override dl.cfg."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for key in PATHS:
         parser.add_argument(f"--{key.replace('_', '-')}", dest=key)
@@ -107,7 +107,7 @@ def load_job_config(config_path: Path, job_args: Sequence[str]) -> EtlConfig:
 
 
 def check_paths(config: EtlConfig) -> None:
-    """Raise a ConfigError if the job is to read or write where its cluster cannot."""
+    """Raise a ConfigError for a path that the cluster cannot reach."""
     for key in PATHS:
         if "://" not in getattr(config, key):
             raise ConfigError(
@@ -117,16 +117,16 @@ def check_paths(config: EtlConfig) -> None:
 
 
 def upload(s3: S3Client, code: Code) -> int:
-    """Put the files that are not there yet; returns how many."""
-    missing = [entry for entry in object_uris(code).items() if not is_there(s3, entry[0])]
+    """Upload the files that are not in S3 yet, and return how many those were."""
+    missing = [entry for entry in object_uris(code).items() if not object_exists(s3, entry[0])]
     for uri, content in missing:
         bucket, key = split_uri(uri)
         s3.put_object(Bucket=bucket, Key=key, Body=content)
     return len(missing)
 
 
-def is_there(s3: S3Client, uri: str) -> bool:
-    """Whether an object exists; the folder's name vouches for its content."""
+def object_exists(s3: S3Client, uri: str) -> bool:
+    """Whether an object exists; its content is known, because the folder's name is its hash."""
     bucket, key = split_uri(uri)
     try:
         s3.head_object(Bucket=bucket, Key=key)

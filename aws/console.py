@@ -1,20 +1,40 @@
-"""What the laptop scripts print: results on stdout are theirs, narration on stderr is from here."""
+"""What the scripts tell on stderr while they work; their results go to stdout."""
 
 from __future__ import annotations
 
+import dataclasses
+import time
+from collections.abc import Callable
+
 from rich.console import Console
+
+QUIET_SECONDS = 30.0  # without a terminal, a long stage shows that it lives this often
+
+
+@dataclasses.dataclass(frozen=True)
+class Clock:
+    """The clock that waiting and progress go by; tests bring their own."""
+
+    now: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+
+
+CLOCK = Clock()
 
 
 class Progress:
-    """What goes on: one line that changes on a terminal, elsewhere a plain line for each new state.
+    """The state of something that takes long, as a context manager.
 
-    Use it as a context: at its end the terminal's line stands still.
+    On a terminal it is one line that changes, and that stays when the context ends. Elsewhere each
+    new state is a line of its own, and a state that lasts is told again every half minute.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock = CLOCK) -> None:
+        self.clock = clock
         self.console = make_console()
         self.status = self.console.status("")
         self.state = self.line = ""
+        self.printed = clock.now()  # when the last line was printed
 
     def __enter__(self) -> Progress:
         if self.console.is_terminal:
@@ -27,25 +47,31 @@ class Progress:
             self.console.print(self.line)
 
     def show(self, state: str, detail: str = "") -> None:
-        """Tell the state; the detail, say the seconds, is only worth a line of its own with it."""
+        """Show the state with a detail, such as the elapsed time, that alone needs no new line."""
         self.line = f"{state} {detail}".strip()
         if self.console.is_terminal:
             self.status.update(self.line)
-        elif state != self.state:
+        elif state != self.state or self.clock.now() - self.printed >= QUIET_SECONDS:
             self.console.print(self.line)
+            self.printed = self.clock.now()
         self.state = state
 
 
 def make_console() -> Console:
-    """A console on stderr that prints text as it is: AWS's messages are full of brackets."""
+    """A console on stderr that prints text as it is: AWS's messages contain brackets."""
     return Console(stderr=True, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
+def make_result_console() -> Console:
+    """A console on stdout for results that look better on a terminal."""
+    return Console(markup=False, emoji=False, highlight=False, soft_wrap=True)
+
+
 def say(text: str) -> None:
-    """Narrate a line on stderr."""
+    """Print a line on stderr."""
     make_console().print(text)
 
 
 def warn(text: str) -> None:
-    """Narrate something that the user should mend."""
+    """Print on stderr something that the user should fix."""
     make_console().print(f"warning: {text}", style="yellow")

@@ -1,7 +1,7 @@
-"""Why a step failed, as the logs tell it that EMR copies to S3 some minutes after the event.
+"""Why a step or a cluster failed, from the logs that EMR copies to S3 some minutes later.
 
-With --deploy-mode cluster the step's own log holds only what YARN's client saw. The job's words are
-in the log of the driver's container, and there in stdout: Spark puts Python's stderr in it too.
+With --deploy-mode cluster the step's own log holds only what YARN's client saw. The job's output is
+in the log of the driver's container, and there in stdout: Spark writes Python's stderr to it too.
 """
 
 from __future__ import annotations
@@ -11,18 +11,27 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from botocore.exceptions import ClientError
+
+from aws.cluster import failure_reason
+from aws.console import Progress, say
 from aws.s3 import list_keys, read_text, split_uri
+from aws.session import StillGoingError, Waiting, explain_error, poll
 
 if TYPE_CHECKING:
+    from mypy_boto3_emr.type_defs import ClusterTypeDef
     from mypy_boto3_s3 import S3Client
 
 MOST_LINES = 20
+BOOTSTRAP_SECONDS = 300  # EMR copies the logs of a failed node to S3 within minutes
 
 APPLICATION = re.compile(
     r"\b(?:Submitted application|Application report for) (application_\d+_\d+)"
 )
-# The cluster's epoch is only in the name after YARN's resource manager has been restarted.
+# container_<time>_<application>_<attempt>_<number>; after a restart of YARN's resource manager
+# an epoch such as e17 comes first.
 CONTAINER = re.compile(r"/container_(?:e\d+_)?\d+_\d+_(?P<attempt>\d+)_(?P<number>\d+)/[^/]+$")
+BOOTSTRAP_LOG = re.compile(r"/(bootstrap-actions/\d+|provision-node/.*)/stderr(\.gz)?$")
 LOG_FILE = re.compile(r"/(?P<name>stdout|stderr)(?:\.(?P<hour>\d{4}-\d\d-\d\d-\d\d))?(?:\.gz)?$")
 
 OWN_ERROR = re.compile(r"^\w+\.py: error: ")
@@ -30,21 +39,63 @@ TRACEBACK = "Traceback (most recent call last):"
 JAVA_FRAME = re.compile(r"^\s+(at \S|\.\.\. \d+ more)")
 LOG_RECORD = re.compile(r"^\d\d/\d\d/\d\d \d\d:\d\d:\d\d (?P<level>[A-Z]+) (?P<logger>\S+): ")
 EXCEPTION = re.compile(r'^(Exception in thread "|Caused by: |Error: |\S*(Exception|Error): )')
-# Lines that only say that there was an error, in every failed job's log.
+# Errors that are in the log of every failed job and do not tell the cause.
 HOLLOW = re.compile(r"exited with (status )?\d+|SparkUserAppException|finished with failed status")
 
 
 @dataclasses.dataclass(frozen=True)
 class Cause:
-    """The lines that tell why, and the log that they stand in."""
+    """The lines that tell the cause, and the log that holds them."""
 
     lines: Sequence[str]
     log: str
-    certain: bool  # False where the log of the driver, which knows better, is still to come
+    certain: bool  # False while the driver's log, which tells more, is not there yet
+
+
+# The cause of a failed step.
+
+
+def await_cause(
+    s3: S3Client, cluster: ClusterTypeDef, step_id: str, waiting: Waiting
+) -> Cause | None:
+    """Wait for the driver's log to tell the cause; in the end, return what the others tell."""
+    cause = None
+    looks = poll(
+        lambda: find_cause(s3, cluster["LogUri"], cluster["Id"], step_id),
+        waiting.poll_seconds,
+        waiting.timeout,
+    )
+    try:
+        with Progress() as progress:
+            for cause in looks:
+                if cause and cause.certain:
+                    break
+                progress.show(
+                    "waiting for the logs", "(EMR copies them within minutes; Ctrl-C skips this)"
+                )
+    except (StillGoingError, KeyboardInterrupt):
+        pass
+    except ClientError as error:
+        say(f"the logs cannot be read: {explain_error(error)}")
+    return cause
+
+
+def show_cause(cause: Cause | None, cluster: ClusterTypeDef) -> None:
+    """Print what the log says, where it is, and what to do next."""
+    folder = cluster["LogUri"].replace("s3n://", "s3://") + cluster["Id"]
+    if not cause:
+        say(f"the logs do not tell the cause yet; look again in some minutes: {folder}/")
+        return
+    for line in cause.lines:
+        say(f"  {line}")
+    say(f"log: {cause.log}")
+    if not cause.certain:
+        say(f"the driver's log is not there yet; it will be in {folder}/containers/")
+    say("next: fix the cause, then run the same command again")
 
 
 def find_cause(s3: S3Client, log_uri: str, cluster_id: str, step_id: str) -> Cause | None:
-    """The cause as far as it can be told from the logs that are in S3 by now."""
+    """The cause of a failed step, as far as the logs that are in S3 by now tell it."""
     bucket, prefix = split_uri(f"{log_uri.rstrip('/')}/{cluster_id}")
     step_keys = log_keys(list_keys(s3, bucket, f"{prefix}/steps/{step_id}/"))
     step_texts = {key: read_text(s3, bucket, key) for key in step_keys}
@@ -63,13 +114,13 @@ def find_cause(s3: S3Client, log_uri: str, cluster_id: str, step_id: str) -> Cau
 
 
 def find_application(texts: Iterable[str]) -> str | None:
-    """The YARN application that a step's log names last."""
+    """The last YARN application that a step's logs name."""
     found = [name for text in texts for name in APPLICATION.findall(text)]
     return found[-1] if found else None
 
 
 def driver_log_keys(keys: Iterable[str]) -> list[str]:
-    """The driver's logs: container 1 of the last attempt, for YARN may have tried again."""
+    """The driver's logs: container 1 of the last attempt, because YARN may retry a job."""
     containers = [(match, key) for key in keys for match in CONTAINER.finditer(key)]
     drivers = [(match, key) for match, key in containers if int(match["number"]) == 1]
     last = max((int(match["attempt"]) for match, _ in drivers), default=0)
@@ -77,21 +128,24 @@ def driver_log_keys(keys: Iterable[str]) -> list[str]:
 
 
 def log_keys(keys: Iterable[str]) -> list[str]:
-    """The keys of stdout, then of stderr, each newest first: an hour old is renamed to its hour."""
+    """The keys of stdout, then of stderr, each newest first; rotated logs carry their hour."""
     logs = [(match, key) for key in keys for match in LOG_FILE.finditer(key)]
     newest_first = sorted(logs, key=lambda log: log[0]["hour"] or "now", reverse=True)
     return [key for _, key in sorted(newest_first, key=lambda log: log[0]["name"] == "stderr")]
 
 
+# What a log says.
+
+
 def explain_log(text: str) -> list[str]:
-    """The job's own error line, else the last traceback, else the last error that says anything."""
+    """The job's own error line, else the last traceback, else the last error that tells a cause."""
     lines = text.splitlines()
     own_errors = [line for line in lines if OWN_ERROR.match(line)]
     return own_errors[-1:] or last_traceback(lines) or last_error(lines)
 
 
 def last_traceback(lines: Sequence[str]) -> list[str]:
-    """The end of Python's last traceback, with its exception but without Java's frames."""
+    """Python's last traceback without Java's stack frames, shortened."""
     starts = [number for number, line in enumerate(lines) if line.strip() == TRACEBACK]
     if not starts:
         return []
@@ -105,13 +159,13 @@ def last_traceback(lines: Sequence[str]) -> list[str]:
 
 
 def last_error(lines: Sequence[str]) -> list[str]:
-    """The last exception, or record of level ERROR, that names more than a failed exit."""
-    told = [
+    """The last exception, or record of level ERROR, that tells more than that there was one."""
+    found = [
         line.strip()
         for line in lines
         if (EXCEPTION.match(line.strip()) or is_error(line)) and not HOLLOW.search(line)
     ]
-    return told[-1:]
+    return found[-1:]
 
 
 def is_error(line: str) -> bool:
@@ -121,7 +175,33 @@ def is_error(line: str) -> bool:
 
 
 def shorten(block: Sequence[str]) -> list[str]:
-    """The first line and the last ones, for an exception stands at the end."""
+    """The first line and the last ones: a traceback ends with its exception."""
     if len(block) <= MOST_LINES:
         return list(block)
     return [block[0], "  ...", *block[-(MOST_LINES - 2) :]]
+
+
+# The log of a node that did not start.
+
+
+def show_bootstrap_log(s3: S3Client, cluster: ClusterTypeDef, poll_seconds: float) -> None:
+    """Print the end of the failed node's log, if EMR copies it to S3 in time."""
+    bucket, folder = split_uri(cluster["LogUri"])
+    prefix = f"{folder}{cluster['Id']}/node/"
+    reason = failure_reason(cluster["Status"])
+    try:
+        for keys in poll(lambda: list_keys(s3, bucket, prefix), poll_seconds, BOOTSTRAP_SECONDS):
+            key = choose_bootstrap_log(keys, reason)
+            if key:
+                say(f"end of s3://{bucket}/{key}:")
+                say("\n".join(read_text(s3, bucket, key).splitlines()[-MOST_LINES:]))
+                return
+    except (StillGoingError, ClientError) as error:
+        say(f"no log of the node under s3://{bucket}/{prefix}: {explain_error(error)}")
+
+
+def choose_bootstrap_log(keys: Sequence[str], reason: str) -> str | None:
+    """The stderr of a node's setup; of several nodes, the one that EMR's reason names."""
+    logs = sorted(key for key in keys if BOOTSTRAP_LOG.search(key))
+    named = [key for key in logs for node in re.findall(r"i-[0-9a-f]+", reason) if node in key]
+    return next(iter(named or logs), None)

@@ -35,9 +35,9 @@ from aws.session import (
     AwsError,
     add_setting_flags,
     connect,
-    given_flags,
     load_config,
     poll,
+    read_common_options,
     run_script,
 )
 from configs import (
@@ -50,6 +50,7 @@ from configs import (
     setting,
     text,
 )
+from lake.exit_codes import ExitCode
 from lake.formats import duration
 
 if TYPE_CHECKING:
@@ -110,21 +111,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 def load(argv: Sequence[str] | None) -> int:
     """Load the tables as the command line says."""
     args = build_parser().parse_args(argv)
-    flags = given_flags(vars(args))
-    config, lake = load_redshift_config(args.config, flags), load_catalog_config(args.config, flags)
+    options = read_common_options(vars(args))
+    config = load_redshift_config(options.config, options.flags)
+    lake = load_catalog_config(options.config, options.flags)
     if args.dry_run:
         values = build_values(config, lake)
         print("\n".join(Template(read_sql(name)).substitute(values) for name in SCRIPTS), end="")
-        return 0
-    session = connect(args, load_config(args))
+        return ExitCode.DONE
+    session = connect(options, load_config(options))
     refuse_stale(session, lake)
     try:
-        rows = load_tables(Warehouse(session, config, args.poll_seconds), lake)
+        rows = load_tables(Warehouse(session, config, options.poll_seconds), lake)
     except CancelledError as error:
         say(f"{Path(__file__).name}: {error}")
-        return 130  # what a shell reports for Ctrl-C
+        return ExitCode.CTRL_C
     print(json.dumps(rows) if args.json else "\n".join(f"{t}: {n:,} rows" for t, n in rows.items()))
-    return 0
+    return ExitCode.DONE
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -1,6 +1,6 @@
-"""What is asked of AWS, as whole dicts: the cluster's request, and the policies of its roles.
+"""The request for a cluster, and the policies of its roles, as AWS takes them.
 
-Pure functions: they ask nothing, and --dry-run prints what they return.
+All functions are pure; iac_create.py --dry-run prints what build_cluster_request returns.
 """
 
 from __future__ import annotations
@@ -23,14 +23,16 @@ if TYPE_CHECKING:
 
     from configs import EmrConfig, EtlConfig
 
-MANAGED_TAG = "for-use-with-amazon-emr-managed-policies"  # what EMR's v2 policies go by
+# EMR's v2 policies allow only resources with this tag:
+# https://docs.aws.amazon.com/emr/latest/ManagementGuide/emr-managed-iam-policies.html
+MANAGED_TAG = "for-use-with-amazon-emr-managed-policies"
 
 
 # The cluster.
 
 
 def build_cluster_request(config: EmrConfig) -> RunJobFlowInputTypeDef:
-    """RunJobFlow's whole request."""
+    """The whole request of RunJobFlow."""
     request: RunJobFlowInputTypeDef = {
         "Name": config.cluster_name,
         "LogUri": f"{config.log_uri}/",
@@ -58,7 +60,7 @@ def build_cluster_request(config: EmrConfig) -> RunJobFlowInputTypeDef:
     if config.scaling_minimum and config.scaling_maximum:
         request["ManagedScalingPolicy"] = {
             "ComputeLimits": {
-                "UnitType": "InstanceFleetUnits",  # every type weighs 1: units are nodes
+                "UnitType": "InstanceFleetUnits",  # every type has weight 1: a unit is a node
                 "MinimumCapacityUnits": config.scaling_minimum,
                 "MaximumCapacityUnits": config.scaling_maximum,
             }
@@ -80,7 +82,7 @@ def build_fleets(config: EmrConfig) -> list[InstanceFleetConfigTypeDef]:
 def build_fleet(
     config: EmrConfig, kind: InstanceFleetTypeType, types: Sequence[str], count: int
 ) -> InstanceFleetConfigTypeDef:
-    """Nodes of one kind; on-demand ones take the place of spot ones that do not come in time."""
+    """The nodes of one kind; EMR replaces spot nodes that it does not get in time by on-demand."""
     fleet: InstanceFleetConfigTypeDef = {
         "Name": kind.lower(),
         "InstanceFleetType": kind,
@@ -118,7 +120,7 @@ def build_fleet(
 
 
 def build_configurations(config: EmrConfig) -> list[ConfigurationTypeDef]:
-    """Spark's and the S3 connector's settings, as EMR's classifications."""
+    """The settings of Spark and of the S3 connector, as EMR's configuration classifications."""
     sections = {"spark-defaults": config.spark, "core-site": config.s3}
     return [
         {"Classification": name, "Properties": dict(properties)}
@@ -128,19 +130,21 @@ def build_configurations(config: EmrConfig) -> list[ConfigurationTypeDef]:
 
 
 def build_tags(config: EmrConfig) -> list[TagTypeDef]:
-    """The user's tags, the one the scripts find the cluster by, and the one EMR's policies want."""
+    """The user's tags, the project's tag, and the tag that EMR's policies ask for."""
     fixed = dict([PROJECT_TAG, (MANAGED_TAG, "true")])
     for key in fixed:
         if key in config.tags:
-            raise ConfigError(f"the scripts set tag {key} themselves: drop it from [tags]")
+            raise ConfigError(
+                f"[tags] {key}: the scripts set this tag themselves; remove it from dl.cfg"
+            )
     return [{"Key": key, "Value": value} for key, value in {**config.tags, **fixed}.items()]
 
 
-# The policies of the roles that --create-roles makes.
+# The policies of the roles that --create-roles creates.
 
 
 def build_service_trust(partition: str, region: str, account: str) -> dict[str, Any]:
-    """EMR may take on the role, and only for clusters of this account and region."""
+    """EMR may assume the role, but only for clusters of this account and region."""
     source = f"arn:{partition}:elasticmapreduce:{region}:{account}:*"
     return build_policy(
         {
@@ -156,7 +160,7 @@ def build_service_trust(partition: str, region: str, account: str) -> dict[str, 
 
 
 def build_node_trust() -> dict[str, Any]:
-    """EC2 may give the role to nodes."""
+    """EC2 may assume the role, which gives it to the nodes."""
     return build_policy(
         {
             "Effect": "Allow",
@@ -167,7 +171,7 @@ def build_node_trust() -> dict[str, Any]:
 
 
 def build_pass_policy(partition: str, account: str, node_role: str) -> dict[str, Any]:
-    """EMR may give its nodes this role: the v2 policy knows only EMR_EC2_DefaultRole."""
+    """EMR may pass this role to its nodes; the v2 policy allows EMR_EC2_DefaultRole only."""
     return build_policy(
         {
             "Effect": "Allow",
@@ -179,7 +183,7 @@ def build_pass_policy(partition: str, account: str, node_role: str) -> dict[str,
 
 
 def build_node_policy(partition: str, config: EmrConfig, etl: EtlConfig) -> dict[str, Any]:
-    """Nodes read the code and the sources, write the lake and the logs, and may do nothing else."""
+    """Nodes may read the code and the sources, and read and write the lake and the logs."""
     written = [uri for uri in (etl.output, config.log_uri) if uri and is_s3(uri)]
     read = [uri for uri in (config.code_uri, etl.song_data, etl.log_data) if uri and is_s3(uri)]
     buckets = dict.fromkeys(split_uri(uri)[0] for uri in [*read, *written])
@@ -213,6 +217,6 @@ def build_policy(*statements: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def objects_of(partition: str, uri: str) -> str:
-    """The objects of a folder in S3, as policies name them."""
+    """The ARN of all objects in an S3 folder."""
     bucket, key = split_uri(uri.rstrip("/"))
     return f"arn:{partition}:s3:::{'/'.join(filter(None, [bucket, key]))}/*"

@@ -1,4 +1,4 @@
-"""Paths and small objects in S3, as the laptop scripts use them."""
+"""URIs, listings and small objects in S3."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ if TYPE_CHECKING:
 
 
 def split_uri(uri: str) -> tuple[str, str]:
-    """The bucket and the key of an S3 URI; EMR gives back log URIs as s3n://."""
+    """The bucket and the key of an s3://, s3a:// or s3n:// URI; EMR returns log URIs as s3n://."""
     bucket, _, key = uri.partition("://")[2].partition("/")
     return bucket, key
 
 
 def is_s3(uri: str) -> bool:
-    """Whether a path of [etl] is in S3; the job also reads and writes local folders."""
+    """Whether a path is in S3 rather than a local folder."""
     return uri.startswith(("s3://", "s3a://"))
 
 
 def list_keys(s3: S3Client, bucket: str, prefix: str) -> list[str]:
-    """All the keys under a prefix."""
+    """All keys with this prefix."""
     pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
     return [entry["Key"] for page in pages for entry in page.get("Contents", [])]
 
 
 def read_text(s3: S3Client, bucket: str, key: str) -> str:
-    """The text of an object, unpacked where its key ends in .gz."""
+    """The text of an object; one whose key ends in .gz is decompressed."""
     body = s3.get_object(Bucket=bucket, Key=key)["Body"].read()
     return (gzip.decompress(body) if key.endswith(".gz") else body).decode("utf-8", "replace")

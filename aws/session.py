@@ -1,14 +1,13 @@
-"""How a laptop script talks to AWS: flags, session, errors in one line, retries and waiting."""
+"""How a script talks to AWS: flags, session, errors in one line, retries and waiting."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import difflib
 import inspect
+import io
 import os
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -19,8 +18,9 @@ import botocore.session
 from boto3.exceptions import Boto3Error
 from botocore.config import Config
 
-from aws.console import say, warn
-from configs import DL_CFG, KEYS_CFG, ConfigError, EmrConfig, load_aws_keys, load_emr_config
+from aws.console import CLOCK, Clock, say, warn
+from configs import DL_CFG, KEYS_CFG, ConfigError, EmrConfig, hint, load_aws_keys, load_emr_config
+from lake.exit_codes import ExitCode
 from lake.formats import duration
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from configs import AwsKeys, Flags
 
-# Adaptive: the client slows down by itself when AWS says that it is asked too often.
+# In adaptive mode the client also slows down by itself when AWS throttles its requests.
 CLIENT_CONFIG = Config(
     retries={"mode": "adaptive", "max_attempts": 10}, connect_timeout=10, read_timeout=60
 )
@@ -63,42 +63,66 @@ class AwsError(Exception):
 
 
 class StillGoingError(AwsError):
-    """What was waited for goes on, but not the waiting."""
+    """The script gave up waiting, and what it waited for goes on."""
+
+
+AWS_ERRORS = (AwsError, errors.BotoCoreError, errors.ClientError, Boto3Error)  # expected ones
 
 
 @dataclasses.dataclass(frozen=True)
-class Clock:
-    """Time as the waiting sees it; tests bring their own."""
+class Waiting:
+    """How often to look, and for how long."""
 
-    now: Callable[[], float] = time.monotonic
-    sleep: Callable[[float], None] = time.sleep
+    poll_seconds: float
+    timeout_minutes: float | None = None  # None: without limit
+
+    @property
+    def timeout(self) -> float | None:
+        """The limit in seconds, as poll takes it."""
+        return None if self.timeout_minutes is None else self.timeout_minutes * 60
+
+
+@dataclasses.dataclass(frozen=True)
+class CommonOptions:
+    """What the flags that every script has say: files, the pause between looks, settings."""
+
+    config: Path
+    keys: Path
+    poll_seconds: float
+    flags: Flags  # the settings of dl.cfg that the command line overrides
+
+
+# The command line.
 
 
 def run_script(
     command: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None
 ) -> int:
-    """The exit code of a command, with its expected errors told in one line on stderr."""
+    """Run a command and give its exit code; its expected errors become one line on stderr."""
     name = Path(inspect.getfile(command)).name
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # In a file, a result keeps its place among the lines of stderr, which are not buffered.
+        sys.stdout.reconfigure(line_buffering=True)
     try:
         code = command(argv)
-        sys.stdout.flush()  # a reader that has gone shows here, not at the interpreter's exit
+        sys.stdout.flush()  # a closed pipe shows here, not when the interpreter exits
     except ConfigError as error:
         say(f"{name}: error: {error}")
-        return 2
-    except (AwsError, errors.BotoCoreError, errors.ClientError, Boto3Error) as error:
+        return ExitCode.USAGE
+    except AWS_ERRORS as error:
         say(f"{name}: error: {explain_error(error)}")
-        return 1
-    except BrokenPipeError:  # whoever reads, say head, has seen enough
+        return ExitCode.FAILED
+    except BrokenPipeError:  # the reader, such as head, has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return 0
+        return ExitCode.DONE
     except KeyboardInterrupt:
         say(f"{name}: stopped; what was begun on AWS goes on: see get_cluster_status.py")
-        return 130
+        return ExitCode.CTRL_C
     return code
 
 
-def add_flags(parser: argparse.ArgumentParser, keys: Sequence[str] = ()) -> None:
-    """The flags that every script of a cluster has, and one for each of these keys of [emr]."""
+def add_common_flags(parser: argparse.ArgumentParser, keys: Sequence[str] = ()) -> None:
+    """Add the flags that every script of a cluster has, and one for each of these keys of [emr]."""
     add_file_flags(parser)
     parser.add_argument(
         "--poll-seconds", type=float, default=POLL_SECONDS, metavar="SECONDS", help="between looks"
@@ -107,7 +131,7 @@ def add_flags(parser: argparse.ArgumentParser, keys: Sequence[str] = ()) -> None
 
 
 def add_file_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags that name other files of settings and keys."""
+    """Add the flags that name other files of settings and keys."""
     parser.add_argument("--config", type=Path, default=DL_CFG, help="instead of dl.cfg")
     parser.add_argument("--keys", type=Path, default=KEYS_CFG, help="instead of keys.cfg")
 
@@ -115,34 +139,44 @@ def add_file_flags(parser: argparse.ArgumentParser) -> None:
 def add_setting_flags(
     parser: argparse.ArgumentParser, section: str, shape: type[Any], keys: Sequence[str]
 ) -> None:
-    """A flag for each of these keys of a section of dl.cfg: --core-count for core_count."""
+    """Add a flag for each of these keys of a section of dl.cfg: --core-count for core_count."""
     expects = {field.name: field.metadata.get("expects") for field in dataclasses.fields(shape)}
     for key in dict.fromkeys(keys):
         flag = f"--{key.replace('_', '-')}"
         parser.add_argument(flag, dest=f"{section}.{key}", metavar="VALUE", help=expects[key])
 
 
-def given_flags(args: Mapping[str, Any]) -> Flags:
-    """The settings that were given as flags: the arguments whose name is section.key."""
+def read_common_options(args: Mapping[str, Any]) -> CommonOptions:
+    """The common options of a command line; an argument "etl.output" is [etl] output of dl.cfg."""
     given = {name.partition("."): value for name, value in args.items() if value is not None}
-    return {(section, key): value for (section, dot, key), value in given.items() if dot}
+    flags = {(section, key): value for (section, dot, key), value in given.items() if dot}
+    return CommonOptions(
+        config=args["config"],
+        keys=args["keys"],
+        poll_seconds=args.get("poll_seconds", POLL_SECONDS),
+        flags=flags,
+    )
 
 
-def load_config(args: argparse.Namespace, required: Sequence[str] = ()) -> EmrConfig:
-    """The cluster's settings as dl.cfg, the environment and the flags of add_flags give them."""
-    return load_emr_config(args.config, given_flags(vars(args)), required=required)
+def load_config(options: CommonOptions, required: Sequence[str] = ()) -> EmrConfig:
+    """The cluster's settings as dl.cfg, the environment and the flags give them."""
+    return load_emr_config(options.config, options.flags, required=required)
 
 
-def connect(args: argparse.Namespace, config: EmrConfig) -> boto3.Session:
-    """A session with the keys of keys.cfg, or with what boto3 finds where that is blank."""
-    keys = load_aws_keys(args.keys)
-    if keys and os.name == "posix" and args.keys.stat().st_mode & 0o077:
-        warn(f"others on this computer can read {args.keys}: run chmod 600 {args.keys}")
+# The session.
+
+
+def connect(options: CommonOptions, config: EmrConfig) -> boto3.Session:
+    """A session with the keys of keys.cfg, or with boto3's own credentials where that is blank."""
+    path = options.keys
+    keys = load_aws_keys(path)
+    if keys and os.name == "posix" and path.stat().st_mode & 0o077:
+        warn(f"others on this computer can read {path}: run chmod 600 {path}")
     return make_session(keys, config.region)
 
 
 def make_session(keys: AwsKeys | None, region: str) -> boto3.Session:
-    """A session for the region; all its clients retry and slow down as CLIENT_CONFIG says."""
+    """A session for the region, whose clients retry as CLIENT_CONFIG says."""
     core = botocore.session.Session()
     core.set_default_client_config(CLIENT_CONFIG)
     credentials = dataclasses.asdict(keys) if keys else {}
@@ -156,20 +190,22 @@ def make_session(keys: AwsKeys | None, region: str) -> boto3.Session:
 
 
 def check_region(session: boto3.Session, region: str) -> None:
-    """Refuse a misspelt region before its endpoint is looked for in vain."""
+    """Raise a ConfigError for an unknown region: its endpoint would not answer."""
     known = [
         name
         for partition in session.get_available_partitions()
         for name in session.get_available_regions("emr", partition)
     ]
     if region not in known:
-        near = difflib.get_close_matches(region, known, n=1)
-        hint = f"did you mean {near[0]}?" if near else "if it is new, update boto3"
-        raise ConfigError(f"region {region} is unknown; {hint} (region in [emr], or --region)")
+        cure = hint(region, known) or "if it is new, update boto3"
+        raise ConfigError(f"region {region} is unknown; {cure} (region in [emr], or --region)")
 
 
-def explain_error(error: Exception) -> str:
-    """What went wrong and the cure, in one line."""
+# Errors.
+
+
+def explain_error(error: BaseException) -> str:
+    """What went wrong and what to do, in one line."""
     if isinstance(error, errors.ClientError):
         return explain_refusal(error)
     message = " ".join(str(error).split())
@@ -183,7 +219,7 @@ def explain_error(error: Exception) -> str:
 
 
 def explain_refusal(error: errors.ClientError) -> str:
-    """What AWS refused, why, and the cure, in one line."""
+    """What AWS refused, why, and what to do, in one line."""
     code, operation = error_code(error), error.operation_name
     message = " ".join(error.response["Error"].get("Message", "").split())
     if code in EXPIRED:
@@ -191,29 +227,32 @@ def explain_refusal(error: errors.ClientError) -> str:
     if code in UNKNOWN_KEYS:
         return f"AWS does not accept these keys ({code}): {SIGN_IN}"
     if code in DENIED:
-        return f"not allowed to {operation}: {message}; iam-policy.json lists what you need"
+        return f"not allowed to {operation}: {message}; aws/iam-policy.json lists what you need"
     if code in THROTTLED:
-        return f"AWS is asked too often ({operation}: {code}): try again in a few minutes"
+        return f"AWS throttles requests ({operation}: {code}): try again in a few minutes"
     if code == "NoSuchBucket":
         bucket = error.response["Error"].get("BucketName", "of that name")
-        return f"there is no bucket {bucket}: run iac_create.py --create-bucket, or mend dl.cfg"
+        return f"there is no bucket {bucket}: run iac_create.py --create-bucket, or correct dl.cfg"
     return f"AWS refused {operation}: {message} ({code})"
 
 
 def error_code(error: errors.ClientError) -> str:
-    """AWS's own name for what went wrong."""
+    """AWS's code for what went wrong."""
     return error.response["Error"].get("Code", "")
 
 
+# Retries and waiting.
+
+
 def make_once_client(session: boto3.Session) -> EMRClient:
-    """A client that never repeats a request by itself: RunJobFlow twice would be two clusters."""
+    """A client without retries: RunJobFlow sent twice would create two clusters."""
     return session.client("emr", config=Config(retries={"total_max_attempts": 1}))
 
 
 def ask_once(ask: Callable[[], Answer], every: float = POLL_SECONDS) -> Answer:
-    """What a client of make_once_client answers; asked again only where AWS threw the request out.
+    """Send a request by a client of make_once_client; retry only while AWS throttles it.
 
-    Where no answer comes, nobody knows whether the request was carried out, and the error says so.
+    A throttled request was not carried out. Without an answer that is unknown: an AwsError says so.
     """
     try:
         return next(poll(ask, every, again_when_unreachable=False))
@@ -221,8 +260,8 @@ def ask_once(ask: Callable[[], Answer], every: float = POLL_SECONDS) -> Answer:
         raise  # nothing was sent
     except UNREACHABLE as error:
         raise AwsError(
-            f"AWS gave no answer ({' '.join(str(error).split())}) and may have done it or not: "
-            "run the same again, it first looks for what is there"
+            f"AWS gave no answer ({' '.join(str(error).split())}), so the request may have been"
+            " carried out or not: run the same command again, it first looks for what exists"
         ) from None
 
 
@@ -230,20 +269,20 @@ def poll(
     fetch: Callable[[], Answer],
     every: float = POLL_SECONDS,
     timeout: float | None = None,
-    clock: Clock = Clock(),
+    clock: Clock = CLOCK,
     *,
     again_when_unreachable: bool = True,
 ) -> Iterator[Answer]:
-    """What fetch answers, again and again; slower while AWS throttles or cannot be reached.
+    """Yield what fetch answers, again and again, with back-off while AWS throttles or is away.
 
-    Raises StillGoingError when the next answer would come later than the timeout's seconds.
+    Raises StillGoingError when the next answer would come after the timeout, in seconds.
     """
     started, pause = clock.now(), every
     while True:
         try:
             answer = fetch()
         except (errors.ClientError, *UNREACHABLE) as error:
-            if not passes_by_itself(error, again_when_unreachable):
+            if not may_pass(error, again_when_unreachable):
                 raise
             pause = min(max(pause * 2, 1.0), LONGEST_PAUSE)
             warn(f"{explain_error(error)}; asking again in {duration(pause)}")
@@ -253,13 +292,13 @@ def poll(
         if timeout is not None and clock.now() + pause - started > timeout:
             raise StillGoingError(
                 f"gave up waiting after {duration(clock.now() - started)}; "
-                "what was waited for goes on: see get_cluster_status.py"
+                "it goes on: see get_cluster_status.py"
             )
         clock.sleep(pause)
 
 
-def passes_by_itself(error: Exception, unreachable: bool = True) -> bool:
-    """Whether asking again later may help: AWS throttles, or (unless told not) does not answer."""
+def may_pass(error: Exception, unreachable: bool = True) -> bool:
+    """Whether a retry may help: AWS throttles or, unless told otherwise, cannot be reached."""
     if isinstance(error, errors.ClientError):
         return error_code(error) in THROTTLED
     return unreachable and isinstance(error, UNREACHABLE)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import botocore.loaders
 import pytest
 
-from aws import account as aws_setup
+from aws.account import create_buckets, create_roles, tag_network, written_buckets
 from aws.session import make_session
 from configs import DL_CFG, load_emr_config, load_etl_config
 from tests.emr_emulator import EmrEmulator
@@ -101,9 +101,9 @@ def run(
 def account(emulator: EmrEmulator, session: boto3.Session, config: Path) -> EmrEmulator:
     """An account that is ready for a cluster: bucket, roles and network."""
     emr_config, etl_config = load_emr_config(config), load_etl_config(config)
-    buckets = aws_setup.written_buckets(emr_config, etl_config)
-    aws_setup.create_buckets(session.client("s3"), buckets, REGION)
-    aws_setup.create_roles(session, emr_config, etl_config)
-    aws_setup.tag_network(session.client("ec2"), emr_config)
+    buckets = written_buckets(emr_config, etl_config)
+    create_buckets(session.client("s3"), buckets, REGION)
+    create_roles(session, emr_config, etl_config)
+    tag_network(session.client("ec2"), emr_config)
     emulator.requests.clear()
     return emulator

@@ -1,8 +1,10 @@
-"""aws.py: errors in one line with their cure, waiting, narrating, and whose keys are used."""
+"""What the scripts share: errors in one line, waiting, progress, and whose keys are used."""
 
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 
 import botocore.exceptions as errors
 import pytest
@@ -15,7 +17,7 @@ import iac_create
 import iac_submit_etl
 import iac_terminate
 from aws.cluster import failure_reason
-from aws.console import Progress, say
+from aws.console import Clock, Progress, say
 from aws.s3 import is_s3, split_uri
 from aws.session import (
     DENIED,
@@ -23,7 +25,6 @@ from aws.session import (
     THROTTLED,
     UNKNOWN_KEYS,
     AwsError,
-    Clock,
     StillGoingError,
     ask_once,
     explain_error,
@@ -33,6 +34,7 @@ from aws.session import (
     run_script,
 )
 from configs import ConfigError
+from lake.exit_codes import ExitCode
 from tests.aws_fixtures import *  # noqa: F403 (fixtures)
 
 SIGN_IN = "run aws sso login or aws configure, or fill in keys.cfg"
@@ -61,24 +63,25 @@ def refusal(code, message="why", operation="RunJobFlow", **more):
         *[
             (
                 refusal(code, "User x may\n not"),
-                "not allowed to RunJobFlow: User x may not; iam-policy.json lists what you need",
+                "not allowed to RunJobFlow: User x may not;"
+                " aws/iam-policy.json lists what you need",
             )
             for code in sorted(DENIED)
         ],
         *[
             (
                 refusal(code),
-                f"AWS is asked too often (RunJobFlow: {code}): try again in a few minutes",
+                f"AWS throttles requests (RunJobFlow: {code}): try again in a few minutes",
             )
             for code in sorted(THROTTLED)
         ],
         (
             refusal("NoSuchBucket", BucketName="b"),
-            "there is no bucket b: run iac_create.py --create-bucket, or mend dl.cfg",
+            "there is no bucket b: run iac_create.py --create-bucket, or correct dl.cfg",
         ),
         (
             refusal("NoSuchBucket"),
-            "there is no bucket of that name: run iac_create.py --create-bucket, or mend dl.cfg",
+            "there is no bucket of that name: run iac_create.py --create-bucket, or correct dl.cfg",
         ),
         (refusal("Odd", "a\nb"), "AWS refused RunJobFlow: a b (Odd)"),
         (errors.NoCredentialsError(), f"no AWS credentials found: {SIGN_IN}"),
@@ -173,7 +176,10 @@ def test_messages_of_aws_are_printed_as_they_are_however_long(capsys):
     [
         ("ExpiredTokenException", "the session token has expired: "),
         ("UnrecognizedClientException", "AWS does not accept these keys"),
-        ("AccessDeniedException", "not allowed to ListClusters: no, you may not; iam-policy.json"),
+        (
+            "AccessDeniedException",
+            "not allowed to ListClusters: no, you may not; aws/iam-policy.json",
+        ),
     ],
 )
 def test_every_script_tells_what_is_wrong_with_the_keys(run, account, script, code, told):
@@ -249,6 +255,19 @@ def test_a_missing_configuration_names_the_flag(run):
     assert (outcome.code, outcome.err) == (
         2,
         "get_cluster_status.py: error: nowhere.cfg: no such file; name another with --config\n",
+    )
+
+
+@pytest.mark.parametrize("script", [*SCRIPTS, iac_submit_etl], ids=lambda script: script.__name__)
+def test_without_the_environments_packages_a_script_says_how_to_get_them(script):
+    no_packages = [sys.executable, "-E", "-S", script.__file__]
+    done = subprocess.run(no_packages, capture_output=True, text=True, check=False)
+
+    assert (done.returncode, done.stdout, done.stderr) == (
+        ExitCode.USAGE,
+        "",
+        f"{script.__name__}.py: error: boto3 is not installed:"
+        " run make demo once, then . .venv/bin/activate\n",
     )
 
 
@@ -369,7 +388,7 @@ def test_polling_gives_up_before_the_pause_that_would_be_too_long():
     looks = poll(lambda: "a", every=15, timeout=40, clock=clock)
 
     assert [next(looks), next(looks), next(looks)] == ["a"] * 3
-    with pytest.raises(StillGoingError, match="gave up waiting after 30 s; what was waited"):
+    with pytest.raises(StillGoingError, match="gave up waiting after 30 s; it goes on"):
         next(looks)
     assert slept == [15, 15]
 
@@ -377,7 +396,7 @@ def test_polling_gives_up_before_the_pause_that_would_be_too_long():
 def test_asking_once_does_not_ask_again_where_no_answer_came():
     asked = answers(errors.ReadTimeoutError(endpoint_url=URL), "second")
 
-    with pytest.raises(AwsError, match=r"gave no answer .* run the same again"):
+    with pytest.raises(AwsError, match=r"gave no answer .* run the same command again"):
         ask_once(asked, every=0)
 
     assert asked() == "second"
@@ -403,6 +422,15 @@ def test_off_a_terminal_each_new_state_is_one_plain_line(capsys):
         progress.show("WAITING", "3 s")
 
     assert capsys.readouterr().err == "STARTING 0 s\nWAITING 3 s\n"
+
+
+def test_off_a_terminal_a_state_that_lasts_is_told_again_every_half_minute(capsys):
+    seconds = [0.0]
+    with Progress(Clock(now=lambda: seconds[0])) as progress:
+        for seconds[0], state in [(0, "A"), (29, "A"), (31, "A"), (45, "B"), (74, "B"), (75, "B")]:
+            progress.show(state, f"{seconds[0]} s")
+
+    assert capsys.readouterr().err == "A 0 s\nA 31 s\nB 45 s\nB 75 s\n"
 
 
 def test_on_a_terminal_one_line_changes_in_place_and_the_last_one_stays(monkeypatch):

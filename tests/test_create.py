@@ -13,9 +13,11 @@ import pytest
 from botocore.exceptions import EndpointConnectionError, ReadTimeoutError
 
 import iac_create
-from aws import prices as aws_prices
-from aws import requests as aws_requests
 from aws.console import Progress
+from aws.create import NEW_ROLE_TRIES
+from aws.logs import choose_bootstrap_log
+from aws.prices import PriceList, extract_price
+from aws.requests import MANAGED_TAG, build_cluster_request
 from aws.session import make_once_client
 from configs import DL_CFG, load_emr_config
 from tests.aws_fixtures import *  # noqa: F403 (fixtures)
@@ -24,8 +26,8 @@ from tests.emr_emulator import ClusterPlan
 
 SCRIPT = Path(iac_create.__file__)
 PRICE = (
-    "price per hour: at most $0.72 for 3 nodes, EC2 and EMR without disks and traffic;"
-    " idle for 60 min it ends itself, which costs at most $0.72\n"
+    "price per hour: at most $0.72 for 3 nodes, EC2 and EMR, without disks and traffic;"
+    " after 60 idle minutes, which cost at most $0.72, the cluster ends itself\n"
 )
 
 
@@ -51,7 +53,7 @@ def test_a_new_cluster_is_asked_for_waited_for_and_its_id_is_the_result(account,
     cluster = only_cluster(account)
     assert (outcome.code, outcome.out) == (0, f"{cluster.id}\n")
     assert re.sub(r"\d+ s\n", "0 s\n", outcome.err) == (
-        "made security configuration sparkify-imdsv2\n"
+        "created security configuration sparkify-imdsv2\n"
         + PRICE
         + f"asked for sparkify: {cluster.id}\n"
         f"{cluster.id}: STARTING 0 s\n{cluster.id}: BOOTSTRAPPING 0 s\n{cluster.id}: WAITING 0 s\n"
@@ -61,7 +63,7 @@ def test_a_new_cluster_is_asked_for_waited_for_and_its_id_is_the_result(account,
 def test_what_is_asked_for_is_the_request_that_dry_run_prints(account, create, config):
     create()
 
-    expected = aws_requests.build_cluster_request(load_emr_config(config))
+    expected = build_cluster_request(load_emr_config(config))
     assert only_cluster(account).request == expected
     assert json.loads(create("--dry-run").out) == expected
 
@@ -83,7 +85,7 @@ def test_an_existing_security_configuration_is_taken_as_it_is(account, create):
 
     outcome = create()
 
-    assert "made security configuration" not in outcome.err
+    assert "created security configuration" not in outcome.err
     assert account.security_configurations == {"sparkify-imdsv2": "{}"}
 
 
@@ -93,7 +95,7 @@ def test_the_cluster_that_is_there_is_found_and_no_second_one_asked_for(account,
     outcome = create()
 
     assert (outcome.code, outcome.out) == (0, first)
-    assert outcome.err.startswith(f"sparkify is there: {first.strip()}, WAITING\n")
+    assert outcome.err.startswith(f"found sparkify: {first.strip()}, WAITING\n")
     assert account.operations().count("RunJobFlow") == 1
 
 
@@ -235,8 +237,8 @@ def test_an_empty_account_is_told_all_that_is_missing_in_one_line(emulator, crea
 
     assert outcome.code == 1
     assert outcome.err == (
-        f"iac_create.py: error: there is no bucket {BUCKET}: add --create-bucket, or mend dl.cfg;"
-        " there is no role SparkifyEmrServiceRole: add --create-roles,"
+        f"iac_create.py: error: there is no bucket {BUCKET}: add --create-bucket, or correct"
+        " dl.cfg; there is no role SparkifyEmrServiceRole: add --create-roles,"
         " or name another as service_role in [emr];"
         " instance profile SparkifyEmrNodeRole does not exist: add --create-roles,"
         " or name another as instance_profile in [emr]\n"
@@ -268,7 +270,7 @@ def test_an_empty_account_is_told_all_that_is_missing_in_one_line(emulator, crea
         ),
         (
             ["--log-uri", "s3://no-such-bucket"],
-            "there is no bucket no-such-bucket: add --create-bucket, or mend dl.cfg",
+            "there is no bucket no-such-bucket: add --create-bucket, or correct dl.cfg",
         ),
         (
             ["--service-role", "nobody"],
@@ -300,7 +302,7 @@ def test_a_bucket_of_somebody_else_is_told_from_a_missing_one(account, create):
 
     assert (outcome.code, outcome.err) == (
         1,
-        f"iac_create.py: error: bucket {BUCKET} is not yours to use: choose another name in"
+        f"iac_create.py: error: bucket {BUCKET} belongs to someone else: choose another name in"
         " dl.cfg\n",
     )
 
@@ -324,7 +326,7 @@ def untag_network(session):
     ec2 = session.client("ec2")
     ids = [subnet["SubnetId"] for subnet in ec2.describe_subnets()["Subnets"]]
     vpcs = [vpc["VpcId"] for vpc in ec2.describe_vpcs()["Vpcs"]]
-    ec2.delete_tags(Resources=[*ids, *vpcs], Tags=[{"Key": aws_requests.MANAGED_TAG}])
+    ec2.delete_tags(Resources=[*ids, *vpcs], Tags=[{"Key": MANAGED_TAG}])
     return ids, vpcs
 
 
@@ -377,8 +379,9 @@ def test_one_command_makes_the_cluster_in_an_empty_account(emulator, create):
 
     assert (outcome.code, outcome.out) == (0, f"{only_cluster(emulator).id}\n")
     assert outcome.err.startswith(
-        f"made bucket {BUCKET}\nmade role SparkifyEmrServiceRole\nmade role SparkifyEmrNodeRole\n"
-        "made instance profile SparkifyEmrNodeRole\ntagged subnet-"
+        f"created bucket {BUCKET}\ncreated role SparkifyEmrServiceRole\n"
+        "created role SparkifyEmrNodeRole\n"
+        "created instance profile SparkifyEmrNodeRole\ntagged subnet-"
     )
 
 
@@ -412,7 +415,7 @@ def test_a_bucket_that_is_there_is_left_alone(account, create, session):
 
     outcome = create("--create-bucket", "--no-wait")
 
-    assert "made bucket" not in outcome.err
+    assert "created bucket" not in outcome.err
     assert session.client("s3").list_objects_v2(Bucket=BUCKET)["KeyCount"] == 1
 
 
@@ -441,7 +444,7 @@ def test_roles_that_are_there_are_brought_up_to_date(account, create, session, c
 
     outcome = create("--create-roles", "--no-wait")
 
-    assert "made role" not in outcome.err
+    assert "created role" not in outcome.err
     policy = session.client("iam").get_role_policy(
         RoleName="SparkifyEmrNodeRole", PolicyName="sparkify"
     )
@@ -460,7 +463,7 @@ def test_a_role_that_iam_does_not_show_yet_is_asked_for_again(account, create):
     outcome = create("--create-roles", "--no-wait")
 
     assert outcome.code == 0
-    assert outcome.err.count("IAM does not show the new roles everywhere yet: asking again") == 3
+    assert outcome.err.count("EMR does not see the new roles yet: asking again") == 3
     assert len(account.clusters) == 1
 
 
@@ -468,7 +471,7 @@ def test_a_role_that_iam_does_not_show_yet_is_asked_for_again(account, create):
     ("flags", "message", "tries"),
     [
         ([], "Invalid InstanceProfile: x.", 1),
-        (["--create-roles"], "Invalid InstanceProfile: x.", iac_create.NEW_ROLE_TRIES),
+        (["--create-roles"], "Invalid InstanceProfile: x.", NEW_ROLE_TRIES),
         (["--create-roles"], "The cluster is too large.", 1),
     ],
 )
@@ -514,7 +517,7 @@ def test_the_price_is_that_of_the_dearest_types_and_of_the_most_nodes(account, c
 
     # one m5.xlarge and four m5.2xlarge: 0.24 + 4 * 0.48
     assert "at most $2.16 for 5 nodes" in outcome.err
-    assert "idle for 30 min it ends itself, which costs at most $1.08" in outcome.err
+    assert "after 30 idle minutes, which cost at most $1.08" in outcome.err
 
 
 def product(price, unit="Hrs", kind="OnDemand"):
@@ -535,11 +538,11 @@ def product(price, unit="Hrs", kind="OnDemand"):
     ],
 )
 def test_a_price_is_taken_only_where_the_list_names_exactly_one(products, price):
-    assert aws_prices.the_price(products) == price
+    assert extract_price(products) == price
 
 
 def test_each_type_is_priced_once_and_asked_for_by_region(account, session):
-    price_list = aws_prices.PriceList(session, {})
+    price_list = PriceList(session, {})
 
     assert [price_list.of("m5.xlarge") for _ in range(3)] == [pytest.approx(0.24)] * 3
     asked = [json.loads(request.body) for request in account.requests]
@@ -551,7 +554,7 @@ def test_each_type_is_priced_once_and_asked_for_by_region(account, session):
 
 def test_where_the_list_may_not_be_asked_it_is_not_asked_again(account, session):
     account.refuse("pricing", "AccessDeniedException", "no", times=99)
-    price_list = aws_prices.PriceList(session, {"m5.2xlarge": 0.5})
+    price_list = PriceList(session, {"m5.2xlarge": 0.5})
 
     assert [price_list.of("m5.xlarge"), price_list.of("m5.2xlarge")] == [None, 0.5]
     assert account.operations("pricing") == ["GetProducts"]
@@ -608,7 +611,7 @@ def test_a_bootstrap_failure_shows_the_end_of_the_failing_nodes_log(account, cre
 
 
 def test_a_bootstrap_log_that_never_comes_does_not_hide_the_reason(account, create, monkeypatch):
-    monkeypatch.setattr(iac_create, "LOG_SECONDS", 0)
+    monkeypatch.setattr("aws.logs.BOOTSTRAP_SECONDS", 0)
     account.next_cluster = dataclasses.replace(BOOTSTRAP, logs={})
 
     outcome = create()
@@ -626,7 +629,9 @@ def test_a_bootstrap_log_that_may_not_be_read_does_not_hide_the_reason(account, 
     outcome = create()
 
     assert "no log of the node under s3://" in outcome.err
-    assert "not allowed to ListObjectsV2: no; iam-policy.json lists what you need" in outcome.err
+    assert (
+        "not allowed to ListObjectsV2: no; aws/iam-policy.json lists what you need" in outcome.err
+    )
     assert "BOOTSTRAP_FAILURE" in outcome.last_line
 
 
@@ -646,7 +651,7 @@ def test_a_bootstrap_log_that_may_not_be_read_does_not_hide_the_reason(account, 
     ],
 )
 def test_the_log_of_the_node_that_failed_is_preferred(keys, chosen):
-    assert iac_create.choose_bootstrap_log(keys, "On the master instance (i-0b), x") == chosen
+    assert choose_bootstrap_log(keys, "On the master instance (i-0b), x") == chosen
 
 
 def test_waiting_ends_with_the_timeout_and_the_cluster_goes_on(account, create):
@@ -656,8 +661,7 @@ def test_waiting_ends_with_the_timeout_and_the_cluster_goes_on(account, create):
 
     assert outcome.code == 1
     assert outcome.last_line == (
-        "iac_create.py: error: gave up waiting after 0 s; what was waited for goes on:"
-        " see get_cluster_status.py"
+        "iac_create.py: error: gave up waiting after 0 s; it goes on: see get_cluster_status.py"
     )
     assert only_cluster(account).state == "STARTING"
 
@@ -688,7 +692,7 @@ def test_run_job_flow_is_sent_again_only_where_aws_threw_it_out(account, create,
 
     assert outcome.code == 0
     assert (
-        outcome.err.count("warning: AWS is asked too often (RunJobFlow: ThrottlingException)") == 2
+        outcome.err.count("warning: AWS throttles requests (RunJobFlow: ThrottlingException)") == 2
     )
     assert len(account.clusters) == 1
 
@@ -698,8 +702,9 @@ def test_run_job_flow_is_sent_again_only_where_aws_threw_it_out(account, create,
     [
         (
             ReadTimeoutError(endpoint_url="https://x"),
-            'AWS gave no answer (Read timeout on endpoint URL: "https://x") and may have done it'
-            " or not: run the same again, it first looks for what is there",
+            'AWS gave no answer (Read timeout on endpoint URL: "https://x"), so the request may'
+            " have been carried out or not: run the same command again, it first looks for what"
+            " exists",
         ),
         (
             EndpointConnectionError(endpoint_url="https://x"),
@@ -721,7 +726,7 @@ def test_without_an_answer_nothing_is_sent_twice(account, create, monkeypatch, f
         sent.append(request)
         raise failure
 
-    monkeypatch.setattr("iac_create.make_once_client", make_broken)
+    monkeypatch.setattr("aws.create.make_once_client", make_broken)
 
     outcome = create()
 

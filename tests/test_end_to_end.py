@@ -14,7 +14,7 @@ import duckdb
 import pytest
 
 from aws.s3 import list_keys
-from iac_submit_etl import Exit
+from lake.exit_codes import ExitCode
 from lake.tables import TABLES
 from tests.demo_aws import BUCKET, CREDENTIALS, emulated_account, read_sample, upload_sample
 
@@ -75,7 +75,7 @@ def test_create_makes_a_cluster_that_takes_steps(account):
 
 def test_submit_runs_the_uploaded_code_and_the_tables_are_in_s3(account):
     done = account.run("iac_submit_etl.py", *FLAGS)
-    assert done.returncode == Exit.DONE, done.stdout
+    assert done.returncode == ExitCode.DONE, done.stdout
     assert re.search(r"(?m)^j-\d+ s-\d+ COMPLETED$", done.stdout)
     (report,) = (json.loads(body) for body in objects(account, "lake/_etl/reports/").values())
     counted = {table.name: count_rows(account, table.name) for table in TABLES}
@@ -92,7 +92,7 @@ def test_a_failing_job_is_explained_and_changes_nothing(account):
     before = lake()
     nowhere = f"s3://{BUCKET}/no-such-folder"
     done = account.run("iac_submit_etl.py", *FLAGS, "--json", "--", "--log-data", nowhere)
-    assert done.returncode == Exit.FAILED
+    assert done.returncode == ExitCode.FAILED
     narration, _, told = done.stdout.partition("{")
     outcome = json.loads("{" + told)
     (line,) = outcome["cause"]

@@ -222,7 +222,7 @@ def test_only_the_named_kinds_are_spot_and_the_master_never_is(spot_kinds, on_de
 
 @pytest.mark.parametrize("key", ["project", "for-use-with-amazon-emr-managed-policies"])
 def test_a_tag_that_the_scripts_go_by_cannot_be_overwritten(key):
-    with pytest.raises(ConfigError, match=f"the scripts set tag {key} themselves"):
+    with pytest.raises(ConfigError, match=rf"\[tags\] {key}: the scripts set this tag themselves"):
         build_cluster_request(config(tags={key: "other"}))
 
 

@@ -11,8 +11,15 @@ from rich.console import Console
 
 import get_cluster_status
 import iac_create
-from configs import DL_CFG, load_emr_config
-from get_cluster_status import Answers, ClusterStatus, StepStatus, build_status
+from aws.status import (
+    Answers,
+    ClusterStatus,
+    Scope,
+    StepStatus,
+    build_status,
+    render_clusters,
+)
+from lake.exit_codes import ExitCode
 from lake.formats import duration
 from tests.aws_fixtures import *  # noqa: F403 (fixtures)
 from tests.emr_emulator import StepPlan
@@ -33,7 +40,7 @@ def status(run):
 def cluster(account, run, monkeypatch):
     """A cluster that waits, in an account whose time stands still."""
     cluster_id = run(iac_create.main).out.strip()
-    monkeypatch.setattr("get_cluster_status.utc_now", lambda: NOW)
+    monkeypatch.setattr("aws.status.utc_now", lambda: NOW)
     age(account.clusters[cluster_id], 0)
     account.ticking = False
     return account.clusters[cluster_id]
@@ -80,7 +87,7 @@ def test_a_waiting_cluster_is_shown_line_by_line(status, cluster):
         "state                 WAITING Cluster ready to run steps.\n"
         "age                   10 min 0 s\n"
         "idle                  10 min 0 s\n"
-        "ends itself           in 50 min 0 s if nothing comes\n"
+        "ends itself           in 50 min 0 s unless a step is added\n"
         "nodes                 3 m5.xlarge\n"
         "cost                  at most $0.72 an hour, $0.12 so far, without disks and traffic\n"
     )
@@ -112,7 +119,7 @@ def test_the_last_steps_are_shown_newest_first_with_duration_and_reason(
         f"step {first}  FAILED 1 min 5 s, one: Unknown Error",
     ]
     assert shown(outcome)["idle"] == "no"
-    assert "1 h 0 min after its last work" in outcome.out
+    assert "1 h 0 min after its last step" in outcome.out
     assert status("--steps", "1").out.count("\nstep ") == 1
     assert status("--steps", "0").out.count("\nstep ") == 0
 
@@ -166,7 +173,7 @@ def test_json_holds_all_that_is_shown_and_nothing_else_is_on_stdout(status, clus
     assert told["steps"] == [
         {"id": step, "name": "one", "state": "PENDING", "reason": "", "seconds": None}
     ]
-    assert told["warning"].startswith("it has done nothing for 1 h")
+    assert told["warning"].startswith("it has been idle for 1 h")
 
 
 def test_json_of_nothing_is_an_empty_list(status, account):
@@ -184,7 +191,7 @@ def test_a_price_that_nobody_names_is_unknown(status, cluster, account):
     ("seconds", "policy", "told"),
     [
         (60, True, None),
-        (31 * 60, True, "it has done nothing for 31 min"),
+        (31 * 60, True, "it has been idle for 31 min"),
         (60, False, "it has no idle timeout and runs until somebody ends it"),
     ],
 )
@@ -211,7 +218,7 @@ def test_a_cluster_that_has_worked_for_half_a_day_is_warned_of(status, cluster, 
     account.advance(2)
     age(cluster, 13 * HOUR)
 
-    assert "looks forgotten: it has been there for 13 h 0 min; end it with" in status().err
+    assert "looks forgotten: it has run for 13 h 0 min; end it with" in status().err
 
 
 def test_all_shows_every_cluster_of_the_region_and_without_it_only_ours(
@@ -273,19 +280,18 @@ def test_watch_shows_again_and_again_until_the_cluster_is_gone(status, cluster, 
 
 def test_watch_goes_on_while_there_is_a_cluster(status, cluster, account, monkeypatch):
     looks = []
-    render = get_cluster_status.render
 
     def stop_after_three(*arguments):
         looks.append(arguments)
         if len(looks) == 3:
             raise KeyboardInterrupt
-        return render(*arguments)
+        return render_clusters(*arguments)
 
-    monkeypatch.setattr(get_cluster_status, "render", stop_after_three)
+    monkeypatch.setattr("aws.status.render_clusters", stop_after_three)
 
     outcome = status("--watch")
 
-    assert (outcome.code, len(looks)) == (0, 3)
+    assert (outcome.code, len(looks)) == (ExitCode.CTRL_C, 3)
     assert outcome.out.count(f"cluster               sparkify {cluster.id}\n") == 2
     prices = [request for request in account.requests if request.service == "pricing"]
     assert len(prices) <= 4  # asked once by iac_create.py and once here, for EC2 and for EMR
@@ -295,8 +301,8 @@ def test_watch_on_a_terminal_shows_in_place(status, cluster, account, monkeypatc
     output = io.StringIO()
     monkeypatch.setattr(
         get_cluster_status,
-        "Console",
-        lambda **settings: Console(file=output, force_terminal=True, width=120, **settings),
+        "make_result_console",
+        lambda: Console(file=output, force_terminal=True, width=120),
     )
     account.end_cluster(cluster.id, "INTERNAL_ERROR", "over")
 
@@ -375,11 +381,10 @@ def test_on_a_terminal_clusters_are_panels_with_failures_in_red():
         dollars_so_far=None,
         steps=[StepStatus("s-1", "etl", "FAILED", "why [so]", 61)],
     )
-    config = load_emr_config(DL_CFG, environ={})
     output = io.StringIO()
     console = Console(file=output, force_terminal=True, width=120, markup=False)
 
-    console.print(get_cluster_status.render([status], config, console))
+    console.print(render_clusters([status], Scope("n", "us-west-2"), console))
 
     text = output.getvalue()
     assert "─ n j-1 ─" in text

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
 import re
@@ -10,8 +9,6 @@ import signal
 import subprocess
 import sys
 import zipfile
-from http.server import BaseHTTPRequestHandler, HTTPServer
-from threading import Thread
 
 import boto3
 import botocore.session
@@ -31,11 +28,21 @@ from aws.code import (
     read_code,
     refuse_secrets,
 )
+from aws.logs import find_cause
 from aws.requests import build_cluster_request
 from aws.s3 import list_keys
 from aws.session import poll
+from aws.steps import (
+    JobArguments,
+    add_step,
+    build_command_step,
+    build_step,
+    build_stop_step,
+    explain_end,
+    look,
+)
 from configs import ConfigError, load_emr_config
-from iac_submit_etl import Exit, build_step, build_stop_step
+from lake.exit_codes import ExitCode
 from lake.tables import TABLES
 from tests.aws_fixtures import *  # noqa: F403 (fixtures)
 from tests.aws_fixtures import BUCKET, REGION
@@ -71,10 +78,6 @@ def cluster(emulator, session, config):
 
 def steps_of(emulator, cluster_id):
     return emulator.clusters[cluster_id].steps
-
-
-def arguments(**changes):
-    return argparse.Namespace(**{"spark_args": "", "job_args": [], **changes})
 
 
 # What is uploaded.
@@ -141,7 +144,7 @@ def test_a_file_that_holds_a_key_is_not_uploaded(line):
 def test_a_configuration_that_holds_a_key_stops_the_script(submit, emulator, cluster, config):
     config.write_text(config.read_text().replace("[tags]", "[tags]\nnote = AKIAIOSFODNN7EXAMPLE"))
     outcome = submit()
-    assert outcome.code == Exit.USAGE
+    assert outcome.code == ExitCode.USAGE
     assert "dl.cfg seems to hold a key, so it is not uploaded" in outcome.last_line
     assert not steps_of(emulator, cluster)
 
@@ -173,7 +176,7 @@ def test_only_what_is_missing_is_uploaded_again(submit, session, cluster):
 
 
 def test_the_step_is_the_whole_request(config):
-    step = build_step(CODE, load_emr_config(config), arguments(job_args=["--output", "s3://b/o"]))
+    step = build_step(CODE, load_emr_config(config), JobArguments(job=["--output", "s3://b/o"]))
     command = step["HadoopJarStep"]["Args"]
     (tag,) = [part for part in command if part.startswith("spark.yarn.tags=")]
     assert re.fullmatch("spark.yarn.tags=etl-[0-9a-f]{16}", tag)
@@ -207,7 +210,7 @@ def test_the_step_is_the_whole_request(config):
 
 
 def test_botocore_accepts_the_requests(config):
-    step = build_step(CODE, load_emr_config(config), arguments())
+    step = build_step(CODE, load_emr_config(config), JobArguments())
     stop = build_stop_step({"Name": "x", "Config": step["HadoopJarStep"]})
     model = botocore.session.get_session().get_service_model("emr")
     shape = model.operation_model("AddJobFlowSteps").input_shape
@@ -219,7 +222,7 @@ def test_botocore_accepts_the_requests(config):
 def test_every_argument_arrives_as_it_was_written(submit, emulator, cluster):
     odd = ["--output", "s3://my-sparkify-bucket/a b/$HOME;'\"*", *PATHS[:4]]
     spark = "--conf 'spark.app.note=two words; $(date)' --num-executors 3"
-    assert submit("--spark-args", spark, job=odd).code == Exit.DONE
+    assert submit("--spark-args", spark, job=odd).code == ExitCode.DONE
     command = steps_of(emulator, cluster)[0].jar["Args"]
     assert command[-len(odd) :] == odd
     start = command.index("--num-executors")
@@ -245,7 +248,7 @@ def test_dry_run_prints_the_step_and_asks_aws_nothing(submit, emulator, monkeypa
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     outcome = submit("--dry-run")
     printed = json.loads(outcome.out)
-    assert outcome.code == Exit.DONE
+    assert outcome.code == ExitCode.DONE
     assert printed["step"]["HadoopJarStep"]["Args"][:3] == [
         "spark-submit",
         "--deploy-mode",
@@ -269,7 +272,7 @@ def test_dry_run_prints_the_step_and_asks_aws_nothing(submit, emulator, monkeypa
 )
 def test_usage_errors_are_one_line(submit, flags, job, told):
     outcome = submit(*flags, job=job)
-    assert outcome.code == Exit.USAGE
+    assert outcome.code == ExitCode.USAGE
     assert re.search(told, outcome.err)
     assert outcome.err.count("\n") == 1
 
@@ -284,7 +287,7 @@ def test_usage_errors_are_one_line(submit, flags, job, told):
     ],
 )
 def test_flags_that_contradict_each_other_are_refused(submit, flags):
-    assert submit(*flags).code == Exit.USAGE
+    assert submit(*flags).code == ExitCode.USAGE
 
 
 def test_catalog_registers_what_the_step_has_published(submit, cluster, session):
@@ -293,7 +296,7 @@ def test_catalog_registers_what_the_step_has_published(submit, cluster, session)
         folder = "".join(f"{name}=2018/" for name in table.partition_choices)
         s3.put_object(Bucket=BUCKET, Key=f"lake/{table.name}/{folder}part-0.parquet", Body=b"x")
     outcome = submit("--catalog")
-    assert outcome.code == Exit.DONE
+    assert outcome.code == ExitCode.DONE
     assert "songplays: new table; partitions: 1 added" in outcome.err
     found = session.client("glue").get_tables(DatabaseName="sparkify")["TableList"]
     assert {table["Name"] for table in found} == {table.name for table in TABLES}
@@ -306,7 +309,7 @@ def test_without_catalog_nothing_is_registered(submit, cluster, session):
 
 def test_a_failed_step_registers_nothing(submit, emulator, cluster, session):
     emulator.next_step = StepPlan(outcome="FAILED")
-    assert submit("--catalog", "--log-wait", "0").code == Exit.FAILED
+    assert submit("--catalog", "--log-wait", "0").code == ExitCode.FAILED
     assert session.client("glue").get_databases()["DatabaseList"] == []
 
 
@@ -318,7 +321,7 @@ def test_paths_may_come_from_the_environment(config, monkeypatch):
 
 def test_no_cluster_is_an_error_that_names_the_cure(submit):
     outcome = submit()
-    assert outcome.code == Exit.FAILED
+    assert outcome.code == ExitCode.FAILED
     assert (
         "no cluster named sparkify in us-west-2: run iac_create.py, or add --create" in outcome.err
     )
@@ -327,13 +330,13 @@ def test_no_cluster_is_an_error_that_names_the_cure(submit):
 def test_a_cluster_that_has_ended_takes_no_step(submit, emulator, cluster):
     emulator.end_cluster(cluster, "USER_REQUEST", "gone")
     outcome = submit("--cluster-id", cluster)
-    assert outcome.code == Exit.FAILED
-    assert f"cluster {cluster} takes no more steps, it is TERMINATED" in outcome.err
+    assert outcome.code == ExitCode.FAILED
+    assert f"cluster {cluster} accepts no steps any more, it is TERMINATED" in outcome.err
 
 
 def test_a_missing_bucket_is_told_with_the_cure(submit, cluster):
     outcome = submit("--code-uri", "s3://no-such-bucket-of-mine/code")
-    assert outcome.code == Exit.FAILED
+    assert outcome.code == ExitCode.FAILED
     assert "there is no bucket" in outcome.last_line
 
 
@@ -343,7 +346,7 @@ def test_a_missing_bucket_is_told_with_the_cure(submit, cluster):
 def test_a_completed_step_is_followed_to_its_end(submit, emulator, cluster):
     outcome = submit()
     (step,) = steps_of(emulator, cluster)
-    assert outcome.code == Exit.DONE
+    assert outcome.code == ExitCode.DONE
     assert outcome.out == f"{cluster} {step.id} COMPLETED\n"
     lines = outcome.err.splitlines()
     assert lines[1] == f"added step {step.id} to {cluster}: {step.name}"
@@ -357,10 +360,10 @@ def test_a_completed_step_is_followed_to_its_end(submit, emulator, cluster):
 @pytest.mark.parametrize(
     ("state", "end"),
     [
-        ("COMPLETED", Exit.DONE),
-        ("FAILED", Exit.FAILED),
-        ("CANCELLED", Exit.CANCELLED),
-        ("INTERRUPTED", Exit.INTERRUPTED),
+        ("COMPLETED", ExitCode.DONE),
+        ("FAILED", ExitCode.FAILED),
+        ("CANCELLED", ExitCode.CANCELLED),
+        ("INTERRUPTED", ExitCode.INTERRUPTED),
     ],
 )
 def test_each_end_has_its_exit_code(submit, emulator, cluster, state, end):
@@ -378,9 +381,9 @@ def test_an_unfinished_step_is_waited_for_only_so_long(submit, emulator, cluster
     submit("--no-wait")
     steps_of(emulator, cluster)[0].state = state
     outcome = submit("--timeout", "0")
-    assert outcome.code == Exit.STILL_RUNNING
+    assert outcome.code == ExitCode.STILL_RUNNING
     assert "gave up waiting after" in outcome.last_line
-    assert outcome.last_line.endswith("goes on: run the same again to follow it")
+    assert outcome.last_line.endswith("goes on: run the same command again to follow it")
     assert f"step {state}" in outcome.err
 
 
@@ -391,7 +394,8 @@ def test_minutes_are_minutes(submit, emulator, cluster, monkeypatch):
         timeouts.append(timeout)
         return poll(fetch, every, timeout, **options)
 
-    monkeypatch.setattr("iac_submit_etl.poll", poll_and_note)
+    monkeypatch.setattr("aws.steps.poll", poll_and_note)
+    monkeypatch.setattr("aws.logs.poll", poll_and_note)
     emulator.next_step = StepPlan(outcome="FAILED")
     submit("--timeout", "2", "--log-wait", "0.01")
     assert timeouts[-2:] == [120, 0.6]
@@ -399,7 +403,6 @@ def test_minutes_are_minutes(submit, emulator, cluster, monkeypatch):
 
 def test_a_cluster_that_dies_in_mid_step_is_told_apart(submit, emulator, cluster, monkeypatch):
     emulator.next_step = StepPlan(running=10**6)
-    look = iac_submit_etl.look
 
     def look_and_die(target):
         seen = look(target)
@@ -407,9 +410,9 @@ def test_a_cluster_that_dies_in_mid_step_is_told_apart(submit, emulator, cluster
             emulator.end_cluster(cluster, "INSTANCE_FAILURE", "the master node was lost")
         return seen
 
-    monkeypatch.setattr(iac_submit_etl, "look", look_and_die)
+    monkeypatch.setattr("aws.steps.look", look_and_die)
     outcome = submit()
-    assert outcome.code == Exit.CLUSTER_DIED
+    assert outcome.code == ExitCode.CLUSTER_DIED
     assert outcome.last_line == (
         f"cluster {cluster} is TERMINATED_WITH_ERRORS: INSTANCE_FAILURE: the master node was lost"
     )
@@ -419,47 +422,44 @@ def test_a_cluster_that_dies_is_enough_where_the_step_is_never_told_to_have_ende
     submit, emulator, cluster, monkeypatch
 ):
     emulator.next_step = StepPlan(running=10**6)
-    look = iac_submit_etl.look
 
     def look_after_the_end(target):
         step, _ = look(target)
         emulator.end_cluster(cluster, "INTERNAL_ERROR", "gone")
         return {**step, "Status": {"State": "RUNNING"}}, look(target)[1]
 
-    monkeypatch.setattr(iac_submit_etl, "look", look_after_the_end)
-    assert submit("--timeout", "1").code == Exit.CLUSTER_DIED
+    monkeypatch.setattr("aws.steps.look", look_after_the_end)
+    assert submit("--timeout", "1").code == ExitCode.CLUSTER_DIED
 
 
 def test_a_throttled_look_is_repeated_more_slowly(submit, emulator, cluster, monkeypatch):
     monkeypatch.setattr("aws.session.CLIENT_CONFIG", Config(retries={"total_max_attempts": 1}))
-    add_step = iac_submit_etl.add_step
 
-    def throttle_after(*given):
-        step_id = add_step(*given)
+    def throttle_after(*given, **more):
+        added = add_step(*given, **more)
         emulator.throttle("ListSteps", 2)
-        return step_id
+        return added
 
     monkeypatch.setattr(iac_submit_etl, "add_step", throttle_after)
     outcome = submit()
-    assert outcome.code == Exit.DONE
-    assert outcome.err.count("AWS is asked too often (ListSteps: ThrottlingException)") == 2
+    assert outcome.code == ExitCode.DONE
+    assert outcome.err.count("AWS throttles requests (ListSteps: ThrottlingException)") == 2
     assert "asking again in 1 s" in outcome.err
     assert "asking again in 2 s" in outcome.err
 
 
 def test_when_following_fails_the_step_is_said_to_go_on(submit, emulator, cluster, monkeypatch):
-    add_step = iac_submit_etl.add_step
 
-    def expire_after(*given):
-        step_id = add_step(*given)
+    def expire_after(*given, **more):
+        added = add_step(*given, **more)
         emulator.refuse("elasticmapreduce", "ExpiredTokenException", operation="ListSteps")
-        return step_id
+        return added
 
     monkeypatch.setattr(iac_submit_etl, "add_step", expire_after)
     outcome = submit("--terminate-after")
-    assert outcome.code == Exit.STILL_RUNNING
+    assert outcome.code == ExitCode.STILL_RUNNING
     assert "the session token has expired" in outcome.last_line
-    assert "goes on: run the same again to follow it" in outcome.last_line
+    assert "goes on: run the same command again to follow it" in outcome.last_line
     assert emulator.clusters[cluster].state in ACTIVE
 
 
@@ -471,15 +471,15 @@ def test_the_same_step_is_followed_and_not_added_again(submit, emulator, cluster
     outcome = submit()
     (step,) = steps_of(emulator, cluster)
     assert first.out == f"{cluster} {step.id} PENDING\n"
-    assert outcome.code == Exit.DONE
-    assert f"the same step is already under way: following {step.id} on {cluster}" in outcome.err
+    assert outcome.code == ExitCode.DONE
+    assert f"the same step is already there: following {step.id} on {cluster}" in outcome.err
 
 
 def test_the_same_step_is_an_error_where_it_is_not_to_be_followed(submit, emulator, cluster):
     submit("--no-wait")
     outcome = submit("--no-attach", "--terminate-after")
     (step,) = steps_of(emulator, cluster)
-    assert outcome.code == Exit.FAILED
+    assert outcome.code == ExitCode.FAILED
     assert f"on {cluster}: {step.id}; leave out --no-attach" in outcome.last_line
     assert emulator.clusters[cluster].state in ACTIVE
 
@@ -499,16 +499,16 @@ def tag_of(step):
 
 
 def test_a_step_that_has_ended_can_be_run_again(submit, emulator, cluster):
-    assert submit().code == submit().code == Exit.DONE
+    assert submit().code == submit().code == ExitCode.DONE
     assert len(steps_of(emulator, cluster)) == 2
 
 
 def test_a_step_is_not_sent_twice_when_no_answer_comes(submit, emulator, cluster, monkeypatch):
-    monkeypatch.setattr("iac_submit_etl.make_once_client", make_lossy_client)
+    monkeypatch.setattr("aws.steps.make_once_client", make_lossy_client)
     lost = submit()
-    assert lost.code == Exit.FAILED
-    assert "may have done it or not: run the same again" in lost.last_line
-    assert submit().code == Exit.DONE
+    assert lost.code == ExitCode.FAILED
+    assert "may have been carried out or not: run the same command again" in lost.last_line
+    assert submit().code == ExitCode.DONE
     assert len(steps_of(emulator, cluster)) == 1
 
 
@@ -530,7 +530,7 @@ def test_create_and_terminate_after_leave_nothing_behind(submit, account):
     account.next_cluster = ClusterPlan(starting=5, bootstrapping=5)
     outcome = submit("--create", "--terminate-after")
     ((cluster_id, cluster),) = account.clusters.items()
-    assert outcome.code == Exit.DONE
+    assert outcome.code == ExitCode.DONE
     assert cluster.state == "TERMINATED"
     assert "step PENDING, cluster STARTING" in outcome.err
     assert "step PENDING, cluster BOOTSTRAPPING" in outcome.err
@@ -538,14 +538,14 @@ def test_create_and_terminate_after_leave_nothing_behind(submit, account):
 
 
 def test_create_takes_the_cluster_that_is_there(submit, emulator, cluster):
-    assert submit("--create").code == Exit.DONE
+    assert submit("--create").code == ExitCode.DONE
     assert list(emulator.clusters) == [cluster]
 
 
 def test_a_created_cluster_is_ended_where_the_step_is_refused(submit, account):
     account.refuse("elasticmapreduce", "ValidationException", "no", operation="AddJobFlowSteps")
     outcome = submit("--create", "--terminate-after")
-    assert outcome.code == Exit.FAILED
+    assert outcome.code == ExitCode.FAILED
     assert outcome.last_line.endswith("AWS refused AddJobFlowSteps: no (ValidationException)")
     assert [cluster.state for cluster in account.clusters.values()] == ["TERMINATED"]
 
@@ -557,7 +557,7 @@ def test_a_created_cluster_that_does_not_start_shows_its_nodes_log(submit, accou
         logs={"node/i-0a/bootstrap-actions/1/stderr.gz": "pip: no such package\n"},
     )
     outcome = submit("--create", "--terminate-after")
-    assert outcome.code == Exit.CLUSTER_DIED
+    assert outcome.code == ExitCode.CLUSTER_DIED
     assert ": BOOTSTRAP_FAILURE: On the master" in outcome.err
     assert "pip: no such package" in outcome.err
 
@@ -576,20 +576,20 @@ def test_without_terminate_after_the_cluster_stays(submit, emulator, cluster):
 
 def test_terminate_after_does_not_end_a_step_that_goes_on(submit, emulator, cluster):
     emulator.next_step = StepPlan(running=10**6)
-    assert submit("--terminate-after", "--timeout", "0").code == Exit.STILL_RUNNING
+    assert submit("--terminate-after", "--timeout", "0").code == ExitCode.STILL_RUNNING
     assert emulator.clusters[cluster].state in ACTIVE
 
 
 def test_terminate_after_does_not_end_the_work_of_others(submit, emulator, cluster, session):
     emulator.clusters[cluster].request["StepConcurrencyLevel"] = 2
     emulator.next_step = StepPlan(running=10**6)
-    other = iac_submit_etl.command_step("other", "sleep", "600")
+    other = build_command_step("other", "sleep", "600")
     (other_id,) = session.client("emr").add_job_flow_steps(JobFlowId=cluster, Steps=[other])[
         "StepIds"
     ]
     emulator.next_step = StepPlan()
     outcome = submit("--terminate-after")
-    assert outcome.code == Exit.DONE
+    assert outcome.code == ExitCode.DONE
     assert f"{cluster} is not ended, it has other steps: {other_id}" in outcome.err
     assert emulator.clusters[cluster].state == "RUNNING"
 
@@ -600,7 +600,7 @@ def test_terminate_after_does_not_end_the_work_of_others(submit, emulator, clust
 @pytest.fixture
 def interrupted(monkeypatch):
     """The first look at a running step is cut off by Ctrl-C."""
-    look, pressed = iac_submit_etl.look, []
+    pressed = []
 
     def look_or_stop(target):
         seen = look(target)
@@ -609,7 +609,7 @@ def interrupted(monkeypatch):
             raise KeyboardInterrupt
         return seen
 
-    monkeypatch.setattr(iac_submit_etl, "look", look_or_stop)
+    monkeypatch.setattr("aws.steps.look", look_or_stop)
 
 
 @pytest.fixture
@@ -635,9 +635,12 @@ def test_ctrl_c_can_leave_the_step_running(submit, emulator, cluster, keyboard, 
     keyboard(answer)
     outcome = submit("--terminate-after")
     (step,) = steps_of(emulator, cluster)
-    assert outcome.code == Exit.STILL_RUNNING
-    assert "type c to cancel the step, or just press Enter" in outcome.err
-    assert outcome.last_line == f"you leave it; {step.id} goes on: run the same again to follow it"
+    assert outcome.code == ExitCode.CTRL_C
+    assert "type c to cancel the step, or press Enter" in outcome.err
+    assert (
+        outcome.last_line
+        == f"stopped; step {step.id} goes on: run the same command again to follow it"
+    )
     assert step.state == "RUNNING"
     assert emulator.clusters[cluster].state == "RUNNING"
 
@@ -648,7 +651,7 @@ def test_ctrl_c_can_cancel_the_step_and_what_it_started(submit, emulator, cluste
     keyboard(" C ")
     outcome = submit()
     step, stop = steps_of(emulator, cluster)
-    assert outcome.code == Exit.CANCELLED
+    assert outcome.code == ExitCode.CANCELLED
     assert outcome.out == f"{cluster} {step.id} CANCELLED\n"
     assert f"cancelling {step.id}: SUBMITTED" in outcome.err
     assert stop.jar["Args"][:2] == ["bash", "-c"]
@@ -659,7 +662,7 @@ def test_ctrl_c_can_cancel_the_step_and_what_it_started(submit, emulator, cluste
 def test_cancelling_with_terminate_after_ends_the_cluster(submit, emulator, cluster, keyboard):
     emulator.next_step = StepPlan(running=10**6)
     keyboard("c")
-    assert submit("--terminate-after").code == Exit.CANCELLED
+    assert submit("--terminate-after").code == ExitCode.CANCELLED
     assert len(steps_of(emulator, cluster)) == 1
     assert emulator.clusters[cluster].state == "TERMINATED"
 
@@ -668,7 +671,7 @@ def test_cancelling_with_terminate_after_ends_the_cluster(submit, emulator, clus
 def test_without_a_terminal_ctrl_c_leaves_the_step_running(submit, emulator, cluster):
     emulator.next_step = StepPlan(running=10**6)
     outcome = submit()
-    assert outcome.code == Exit.STILL_RUNNING
+    assert outcome.code == ExitCode.CTRL_C
     assert "type c" not in outcome.err
     assert "CancelSteps" not in emulator.operations()
 
@@ -686,8 +689,8 @@ def test_a_real_ctrl_c_leaves_the_step_running(emulator, cluster, config):
             told.append(script.stderr.readline())
         script.send_signal(signal.SIGINT)
         rest = script.stderr.read()
-    assert script.returncode == Exit.STILL_RUNNING
-    assert rest.endswith("goes on: run the same again to follow it\n")
+    assert script.returncode == ExitCode.CTRL_C
+    assert rest.endswith("goes on: run the same command again to follow it\n")
     assert "Traceback" not in rest
 
 
@@ -709,15 +712,15 @@ def test_a_failed_step_is_explained_by_its_drivers_log(submit, emulator, cluster
     logs = {"steps/{step}/stderr.gz": STEP_LOG, f"{DRIVER}/stdout.gz": TRACE}
     emulator.next_step = StepPlan(outcome="FAILED", logs=logs, log_delay=6)
     outcome = submit()
-    assert outcome.code == Exit.FAILED
+    assert outcome.code == ExitCode.FAILED
     assert outcome.err.splitlines()[-7:] == [
-        "waiting for the logs (EMR brings them within minutes; Ctrl-C skips)",
+        "waiting for the logs (EMR copies them within minutes; Ctrl-C skips this)",
         "  Traceback (most recent call last):",
         '    File "etl.py", line 3, in <module>',
         "      main()",
         "  ValueError: no such table",
         f"log: s3://{BUCKET}/logs/{cluster}/{DRIVER}/stdout.gz",
-        "next: mend the cause, then run the same command again",
+        "next: fix the cause, then run the same command again",
     ]
 
 
@@ -741,9 +744,9 @@ def test_emrs_own_reason_and_log_are_told_first(submit, emulator, cluster):
 def test_logs_that_never_come_are_not_waited_for_endlessly(submit, emulator, cluster):
     emulator.next_step = StepPlan(outcome="FAILED")
     outcome = submit("--log-wait", "0.005")
-    assert outcome.code == Exit.FAILED
+    assert outcome.code == ExitCode.FAILED
     assert outcome.last_line == (
-        f"the logs tell no cause yet; look again in some minutes: s3://{BUCKET}/logs/{cluster}/"
+        f"the logs do not tell the cause yet; look again in some minutes: s3://{BUCKET}/logs/{cluster}/"
     )
 
 
@@ -752,7 +755,7 @@ def test_without_the_drivers_log_the_steps_own_is_told_as_second_best(submit, em
     emulator.next_step = StepPlan(outcome="FAILED", logs={"steps/{step}/stderr.gz": log})
     outcome = submit("--log-wait", "0.005")
     assert "  Error: the application was lost" in outcome.err
-    assert "the driver's own log is not there yet" in outcome.err
+    assert "the driver's log is not there yet" in outcome.err
 
 
 def test_the_second_best_is_not_taken_while_the_drivers_log_may_still_come(
@@ -760,7 +763,6 @@ def test_the_second_best_is_not_taken_while_the_drivers_log_may_still_come(
 ):
     log = STEP_LOG + "Error: the application was lost\n"
     emulator.next_step = StepPlan(outcome="FAILED", logs={"steps/{step}/stderr.gz": log})
-    find_cause = iac_submit_etl.find_cause
 
     def find_and_bring(*given):
         found = find_cause(*given)
@@ -768,7 +770,7 @@ def test_the_second_best_is_not_taken_while_the_drivers_log_may_still_come(
             emulator.put_logs(cluster, {f"{DRIVER}/stdout.gz": "etl.py: error: no rows\n"})
         return found
 
-    monkeypatch.setattr(iac_submit_etl, "find_cause", find_and_bring)
+    monkeypatch.setattr("aws.logs.find_cause", find_and_bring)
     outcome = submit()
     assert "  etl.py: error: no rows" in outcome.err
     assert "the application was lost" not in outcome.err
@@ -780,108 +782,35 @@ def test_ctrl_c_skips_the_wait_for_the_logs(submit, emulator, cluster, monkeypat
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(iac_submit_etl, "find_cause", interrupt)
+    monkeypatch.setattr("aws.logs.find_cause", interrupt)
     outcome = submit("--terminate-after")
-    assert outcome.code == Exit.FAILED
-    assert "the logs tell no cause yet" in outcome.err
+    assert outcome.code == ExitCode.FAILED
+    assert "the logs do not tell the cause yet" in outcome.err
     assert emulator.clusters[cluster].state == "TERMINATED"
 
 
 def test_logs_that_may_not_be_read_are_said_to_be_so(submit, emulator, cluster, monkeypatch):
     emulator.next_step = StepPlan(outcome="FAILED")
-    explain = iac_submit_etl.explain
 
     def deny(*given):
         emulator.refuse("s3", "AccessDenied", "no", status=403, times=5)
-        return explain(*given)
+        return explain_end(*given)
 
-    monkeypatch.setattr(iac_submit_etl, "explain", deny)
+    monkeypatch.setattr(iac_submit_etl, "explain_end", deny)
     outcome = submit()
-    assert outcome.code == Exit.FAILED
+    assert outcome.code == ExitCode.FAILED
     assert "the logs cannot be read: not allowed to ListObjectsV2: no" in outcome.err
 
 
 def test_a_cluster_without_logs_is_said_to_have_none(submit, emulator, cluster, monkeypatch):
     emulator.next_step = StepPlan(outcome="FAILED")
-    look = iac_submit_etl.look
 
     def look_without_logs(target):
         step, seen = look(target)
         return step, {key: value for key, value in seen.items() if key != "LogUri"}
 
-    monkeypatch.setattr(iac_submit_etl, "look", look_without_logs)
+    monkeypatch.setattr("aws.steps.look", look_without_logs)
     assert submit().last_line.startswith("the cluster keeps no logs: set log_uri in dl.cfg")
-
-
-# YARN's progress.
-
-
-class ResourceManager(BaseHTTPRequestHandler):
-    """The one page of YARN's REST interface that lists applications."""
-
-    body: object = None
-
-    def do_GET(self):
-        """Answer with the applications."""
-        assert self.path == "/ws/v1/cluster/apps?states=ACCEPTED,RUNNING"
-        self.send_response(200)
-        self.end_headers()
-        self.wfile.write(json.dumps({"apps": self.body}).encode())
-
-    def log_message(self, *_):
-        """Say nothing."""
-
-
-@pytest.fixture
-def yarn_url():
-    server = HTTPServer(("127.0.0.1", 0), ResourceManager)
-    thread = Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}/"
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
-@pytest.mark.parametrize(
-    ("apps", "told"),
-    [
-        (None, ""),
-        ({"app": [{"name": "other"}]}, ""),
-        (
-            {
-                "app": [
-                    {"name": "other"},
-                    {
-                        "name": "me",
-                        "state": "RUNNING",
-                        "runningContainers": 3,
-                        "allocatedVCores": 5,
-                    },
-                ]
-            },
-            "; YARN: RUNNING, 3 containers, 5 vcores",
-        ),
-    ],
-)
-def test_yarn_tells_what_the_job_holds(yarn_url, monkeypatch, apps, told):
-    monkeypatch.setattr(ResourceManager, "body", apps)
-    assert iac_submit_etl.fetch_yarn_progress(yarn_url, "me") == told
-
-
-def test_yarn_that_cannot_be_reached_is_left_out():
-    assert iac_submit_etl.fetch_yarn_progress("http://127.0.0.1:1", "me") == ""
-
-
-def test_yarn_is_asked_only_at_its_url(submit, emulator, cluster, yarn_url, monkeypatch):
-    asked = []
-    monkeypatch.setattr(
-        iac_submit_etl, "fetch_yarn_progress", lambda *given: asked.append(given) or ""
-    )
-    submit()
-    assert not asked
-    submit("--yarn-url", yarn_url)
-    assert asked[0] == (yarn_url, steps_of(emulator, cluster)[1].name)
 
 
 # Secrets.
@@ -899,7 +828,7 @@ def test_no_key_leaves_the_process_but_as_a_signature(
         keys.write_text(held)
         keys.chmod(0o600)
         outcome = submit("--keys", str(keys), job=[*PATHS[:4], "--output", f"{LAKE}{len(held)}"])
-        assert outcome.code == Exit.DONE
+        assert outcome.code == ExitCode.DONE
         assert SECRET not in outcome.out + outcome.err
     sent = [repr((request.path, request.headers, request.body)) for request in emulator.requests]
     assert any("AKIACANARY" in text for text in sent)  # else the keys were not even used

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import datetime as dt
 import io
+import re
+import subprocess
+import sys
 
 import pytest
 
 import iac_create
 import iac_terminate
+from aws.cluster import END_AT_ONCE
 from tests.aws_fixtures import *  # noqa: F403 (fixtures)
 from tests.emr_emulator import ClusterPlan
 
@@ -49,11 +53,24 @@ def test_the_cluster_is_shown_asked_for_ended_and_waited_for(terminate, make_clu
     outcome = terminate(answer="yes")
 
     assert (outcome.code, outcome.out) == (0, line(cluster))
-    assert outcome.err == (
+    assert re.sub(r"\d+ s\n", "0 s\n", outcome.err) == (
         f"End the cluster above? Type yes to go on: ending {cluster.id}\n"
-        f"{cluster.id}: TERMINATING\n{cluster.id}: TERMINATED\n"
+        f"{cluster.id}: TERMINATING 0 s\n{cluster.id}: TERMINATED 0 s\n"
     )
     assert cluster.state == "TERMINATED"
+
+
+def test_in_a_file_the_result_and_the_narration_keep_their_order(make_cluster, config):
+    cluster = make_cluster()
+    command = [sys.executable, iac_terminate.__file__, "--config", str(config), "--dry-run"]
+
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
+
+    shown, narrated = done.stdout.splitlines()
+    assert shown.startswith(f"sparkify {cluster.id}: WAITING")
+    assert narrated == "dry run: nothing was ended"
 
 
 @pytest.mark.parametrize("answer", ["no", "y", "", "sparkify"])
@@ -73,7 +90,10 @@ def test_where_nobody_can_answer_the_flag_is_named(terminate, make_cluster):
     outcome = terminate()
 
     assert outcome.code == 1
-    assert "iac_terminate.py: error: nobody is there to confirm; add --yes\n" in outcome.err
+    assert (
+        "iac_terminate.py: error: cannot ask for confirmation: there is no input; add --yes\n"
+        in outcome.err
+    )
     assert cluster.state == "WAITING"
 
 
@@ -151,7 +171,7 @@ def test_a_cluster_that_ends_with_errors_is_gone_as_well(terminate, make_cluster
     outcome = terminate("--yes")
 
     assert outcome.code == 0
-    assert outcome.last_line == f"{cluster.id}: TERMINATED_WITH_ERRORS"
+    assert outcome.last_line.startswith(f"{cluster.id}: TERMINATED_WITH_ERRORS ")
 
 
 def test_a_cluster_that_still_starts_can_be_ended(terminate, make_cluster, account):
@@ -203,7 +223,7 @@ def test_all_ends_every_cluster_of_the_region_after_the_region_is_typed(terminat
 
 
 def test_all_ends_more_than_one_request_can_name(terminate, make_cluster, monkeypatch, account):
-    monkeypatch.setattr(iac_terminate, "BATCH", 2)
+    monkeypatch.setattr("aws.cluster.END_AT_ONCE", 2)
     clusters = [make_cluster(f"n{number}", "--no-wait") for number in range(3)]
 
     assert terminate("--all", "--yes").code == 0
@@ -212,7 +232,7 @@ def test_all_ends_more_than_one_request_can_name(terminate, make_cluster, monkey
 
 
 def test_no_request_names_more_clusters_than_emr_takes():
-    assert iac_terminate.BATCH == 10
+    assert END_AT_ONCE == 10
 
 
 def test_a_protected_cluster_is_refused_and_unprotect_ends_it(terminate, make_cluster):
@@ -261,7 +281,7 @@ def test_waiting_ends_with_the_timeout(terminate, make_cluster, account):
     outcome = terminate("--yes", "--timeout-minutes", "0")
 
     assert outcome.code == 1
-    assert "error: gave up waiting after 0 s; what was waited for goes on" in outcome.last_line
+    assert "error: gave up waiting after 0 s; it goes on" in outcome.last_line
 
 
 def test_an_id_that_does_not_exist_is_told_with_the_region(terminate, account):

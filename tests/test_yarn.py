@@ -9,8 +9,8 @@ import time
 import boto3
 import pytest
 
-import iac_submit_etl
-from aws import logs as step_logs
+from aws.logs import driver_log_keys, explain_log, find_application
+from aws.steps import TAG, build_run_tag, build_stop_step
 from tests.s3 import moto_server
 from tests.yarn import mini_yarn
 
@@ -77,9 +77,9 @@ def run_until_heard(yarn, *arguments):
 
 
 def driver_logs(yarn, stderr):
-    application = step_logs.find_application([stderr])
+    application = find_application([stderr])
     logs = {f"logs/j-1/containers/{path}": text for path, text in yarn.container_logs().items()}
-    keys = step_logs.driver_log_keys(key for key in logs if f"/{application}/" in key)
+    keys = driver_log_keys(key for key in logs if f"/{application}/" in key)
     return {key.rpartition("/")[2]: logs[key].decode() for key in keys}
 
 
@@ -98,7 +98,7 @@ def test_a_traceback_is_in_the_drivers_stdout_and_nowhere_in_the_steps_log(yarn)
     done, logs = run_until_heard(yarn, "s3://my-bucket/code/job.py", "fail")
     assert done.returncode != 0
     assert "it failed as asked" not in done.stdout + done.stderr
-    lines = step_logs.explain_log(logs["stdout"])
+    lines = explain_log(logs["stdout"])
     assert lines[0] == "Traceback (most recent call last):"
     assert lines[-1] == "ValueError: it failed as asked"
 
@@ -106,12 +106,12 @@ def test_a_traceback_is_in_the_drivers_stdout_and_nowhere_in_the_steps_log(yarn)
 def test_the_jobs_own_error_line_is_found(yarn):
     done, logs = run_until_heard(yarn, "s3://my-bucket/code/job.py", "refuse")
     assert done.returncode != 0
-    assert step_logs.explain_log(logs["stdout"]) == ["job.py: error: it refused as asked"]
+    assert explain_log(logs["stdout"]) == ["job.py: error: it refused as asked"]
 
 
 def test_cancelling_a_step_does_not_stop_its_job_but_our_step_does(yarn):
-    tag = iac_submit_etl.name_run("this test")
-    conf = ("--conf", f"{iac_submit_etl.TAG}={tag}")
+    tag = build_run_tag("this test")
+    conf = ("--conf", f"{TAG}={tag}")
     command = submit(yarn, "s3://my-bucket/code/slow.py", conf=conf)
     client = yarn.start(command)
     running = ["yarn", "application", "-list", "-appStates", "RUNNING", "-appTags", tag]
@@ -125,7 +125,7 @@ def test_cancelling_a_step_does_not_stop_its_job_but_our_step_does(yarn):
     client.communicate(timeout=60)
     time.sleep(3)
     assert found[0] in yarn.run(running).stdout
-    stop = iac_submit_etl.build_stop_step({"Name": "slow", "Config": {"Args": command}})
+    stop = build_stop_step({"Name": "slow", "Config": {"Args": command}})
     stopped = yarn.run(stop["HadoopJarStep"]["Args"])
     assert stopped.returncode == 0, stopped.stderr
     assert f"Killing application {found[0]}" in stopped.stdout
