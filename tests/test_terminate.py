@@ -60,8 +60,9 @@ def test_the_cluster_is_shown_asked_for_ended_and_waited_for(terminate, make_clu
     assert cluster.state == "TERMINATED"
 
 
-def test_in_a_file_the_result_and_the_narration_keep_their_order(make_cluster, config):
+def test_in_a_file_the_result_and_the_narration_keep_their_order(make_cluster, config, monkeypatch):
     cluster = make_cluster()
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
     command = [sys.executable, iac_terminate.__file__, "--config", str(config), "--dry-run"]
 
     done = subprocess.run(
