@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import subprocess
 import sys
 
@@ -17,6 +18,7 @@ import iac_create
 import iac_submit_etl
 import iac_terminate
 from aws.cluster import failure_reason
+from aws.code import ROOT
 from aws.console import Clock, Progress, say
 from aws.s3 import is_s3, split_uri
 from aws.session import (
@@ -40,6 +42,7 @@ from tests.aws_fixtures import *  # noqa: F403 (fixtures)
 SIGN_IN = "run aws sso login or aws configure, or fill in keys.cfg"
 URL = "https://elasticmapreduce.us-west-2.amazonaws.com/"
 SCRIPTS = [iac_create, get_cluster_status, iac_terminate]
+ALL_SCRIPTS = [*SCRIPTS, iac_submit_etl]
 
 
 def refusal(code, message="why", operation="RunJobFlow", **more):
@@ -240,7 +243,7 @@ def test_an_endpoint_that_nobody_answers_is_told(run, emulator, monkeypatch):
     )
 
 
-@pytest.mark.parametrize("script", [*SCRIPTS, iac_submit_etl], ids=lambda script: script.__name__)
+@pytest.mark.parametrize("script", ALL_SCRIPTS, ids=lambda script: script.__name__)
 def test_every_script_has_the_common_flags(run, script):
     told = run(script.main, "--help")
 
@@ -258,16 +261,21 @@ def test_a_missing_configuration_names_the_flag(run):
     )
 
 
-@pytest.mark.parametrize("script", [*SCRIPTS, iac_submit_etl], ids=lambda script: script.__name__)
-def test_without_the_environments_packages_a_script_says_how_to_get_them(script):
-    no_packages = [sys.executable, "-E", "-S", script.__file__]
-    done = subprocess.run(no_packages, capture_output=True, text=True, check=False)
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        *[([f"{script.__name__}.py"], f"{script.__name__}.py") for script in ALL_SCRIPTS],
+        *[(["-m", module], "aws") for module in ("aws.catalog", "aws.redshift")],
+    ],
+)
+def test_without_the_environments_packages_a_script_says_how_to_get_them(command, name):
+    no_packages = [sys.executable, "-E", "-S", *command]
+    done = subprocess.run(no_packages, cwd=ROOT, capture_output=True, text=True, check=False)
 
     assert (done.returncode, done.stdout, done.stderr) == (
         ExitCode.USAGE,
         "",
-        f"{script.__name__}.py: error: boto3 is not installed:"
-        " run make demo once, then . .venv/bin/activate\n",
+        f"{name}: error: boto3 is not installed: run make demo once, then . .venv/bin/activate\n",
     )
 
 
@@ -467,3 +475,15 @@ def test_uris_are_split_as_emr_gives_them_back(uri, parts):
 )
 def test_paths_in_s3_are_told_from_folders(path, remote):
     assert is_s3(path) is remote
+
+
+# The scripts and aws/ themselves.
+
+
+def test_no_script_is_imported_and_no_parsed_command_line_is_passed_on():
+    scripts = "|".join(path.stem for path in [*ROOT.glob("iac_*.py"), *ROOT.glob("get_*.py")])
+    imports = re.compile(rf"^(import|from) ({scripts})\b", re.MULTILINE)
+    for path in [*ROOT.glob("*.py"), *ROOT.glob("aws/*.py")]:
+        text = path.read_text()
+        assert not imports.search(text), path
+        assert "argparse.Namespace" not in text or path.parent == ROOT, path
