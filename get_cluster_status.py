@@ -18,7 +18,7 @@ from aws.session import (
     Waiting,
     add_common_flags,
     connect,
-    load_config,
+    load_cluster_config,
     read_common_options,
     run_script,
 )
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def show_status(argv: Sequence[str] | None) -> ExitCode:
     """Show the clusters once, or with --watch until none is active."""
     options = parse_args(argv)
-    config = load_config(options.common)
+    config = load_cluster_config(options.common)
     session = connect(options.common, config)
     emr, price_list = session.client("emr"), PriceList(session, config.prices)
     scope = Scope(

@@ -18,7 +18,7 @@ from aws.session import (
     Waiting,
     add_common_flags,
     connect,
-    load_config,
+    load_cluster_config,
     read_common_options,
     run_script,
 )
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def create(argv: Sequence[str] | None) -> ExitCode:
     """Find or create the cluster as the command line says."""
     common, options, dry_run = parse_args(argv)
-    config = load_config(common, required=("code_uri", "log_uri"))
+    config = load_cluster_config(common, required=("code_uri", "log_uri"))
     if dry_run:
         print(json.dumps(build_cluster_request(config), indent=2))
         return ExitCode.DONE

@@ -1,7 +1,8 @@
-"""Run the job on the cluster: upload its code, add one step, follow it, and tell why if it fails.
+"""Run the job on the cluster: upload its code, add one step, follow it, and explain a failure.
 
-Prints the cluster, the step and its state. The same step never runs twice at a time: the same
-command again follows the step that is there. Exit codes: those of lake/exit_codes.py.
+Prints the cluster, the step and its state. While a step with the same code and
+arguments has not ended, the command follows that one instead of adding another.
+Exit codes: those of lake/exit_codes.py.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from aws.session import (
     add_common_flags,
     connect,
     explain_error,
-    load_config,
+    load_cluster_config,
     read_common_options,
     run_script,
 )
@@ -98,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def submit(argv: Sequence[str] | None) -> ExitCode:
     """Upload the code, add the step, follow it and end the cluster, as the command line says."""
     options = parse_args(sys.argv[1:] if argv is None else argv)
-    config = load_config(options.common, required=("code_uri",))
+    config = load_cluster_config(options.common, required=("code_uri",))
     check_paths(load_job_config(options.common.config, options.job_args))
     code = read_code(ROOT, options.common.config, str(config.code_uri))
     arguments = JobArguments(split_args(options.spark_args), options.job_args, os.environ)
@@ -108,7 +109,7 @@ def submit(argv: Sequence[str] | None) -> ExitCode:
         return ExitCode.DONE
     session = connect(options.common, config)
     refuse_secrets(code, session)
-    cluster_id, created = place_code(session, config, code, options)
+    cluster_id, created = prepare_step(session, config, code, options)
     try:
         added = add_step(
             session, cluster_id, step, options.common.poll_seconds, attach=options.attach
@@ -118,7 +119,7 @@ def submit(argv: Sequence[str] | None) -> ExitCode:
             waiting = options.waiting(END_MINUTES)
             end_unused_cluster(session.client("emr"), cluster_id, waiting)
         raise
-    return see_through(session, added, options)
+    return follow_and_report(session, added, options)
 
 
 def parse_args(arguments: Sequence[str]) -> SubmitOptions:
@@ -133,7 +134,7 @@ def parse_args(arguments: Sequence[str]) -> SubmitOptions:
     flag("--terminate-after", action="store_true", help="end the cluster when the step has ended")
     flag("--catalog", action="store_true", help="then register the tables in the Glue catalogue")
     flag("--no-wait", dest="wait", action="store_false", help="only add the step")
-    flag("--no-attach", dest="attach", action="store_false", help="fail if the step is there")
+    flag("--no-attach", dest="attach", action="store_false", help="fail if the step exists already")
     flag("--timeout", type=float, metavar="MINUTES", help="give up waiting; the step goes on")
     flag("--log-wait", type=float, default=10, metavar="MINUTES", help="for a failed step's logs")
     flag("--spark-args", default="", metavar='"ARGS"', help="more arguments of spark-submit")
@@ -167,10 +168,10 @@ def split_args(text: str) -> list[str]:
 # Before the step.
 
 
-def place_code(
+def prepare_step(
     session: boto3.Session, config: EmrConfig, code: Code, options: SubmitOptions
 ) -> tuple[str, bool]:
-    """Upload the code and return the cluster for the step, and whether it was just created."""
+    """Upload the code and find or create the cluster; returns its id and whether it is new."""
     cluster = choose_cluster(session.client("emr"), config, options)
     new = upload(session.client("s3"), code)
     say(f"uploaded {new} of {len(code.files)} files to {code.uri}")
@@ -206,8 +207,8 @@ def choose_cluster(
 # After the step was added.
 
 
-def see_through(session: boto3.Session, added: AddedStep, options: SubmitOptions) -> ExitCode:
-    """Follow the step unless told not to, tell how it ended, and end the cluster if asked to."""
+def follow_and_report(session: boto3.Session, added: AddedStep, options: SubmitOptions) -> ExitCode:
+    """Follow the step to its end, print the outcome, then do what the options ask for."""
     if not options.wait:
         return print_outcome(added, "PENDING", ExitCode.DONE, options)
     try:

@@ -26,7 +26,7 @@ from aws.session import (
     Waiting,
     add_common_flags,
     connect,
-    load_config,
+    load_cluster_config,
     read_common_options,
     run_script,
 )
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def terminate(argv: Sequence[str] | None) -> ExitCode:
     """Show, ask, end and wait, as the command line says."""
     options = parse_args(argv)
-    config = load_config(options.common)
+    config = load_cluster_config(options.common)
     emr = connect(options.common, config).client("emr")
     clusters = choose_clusters(emr, config, options)
     if not clusters:

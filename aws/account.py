@@ -46,7 +46,7 @@ DAYS_TO_FINISH_UPLOAD = 7
 # Checks: each yields what is wrong and how to fix it.
 
 
-def check_account(session: boto3.Session, config: EmrConfig, etl: EtlConfig) -> list[str]:
+def find_account_problems(session: boto3.Session, config: EmrConfig, etl: EtlConfig) -> list[str]:
     """All problems that would keep the cluster from starting."""
     emr, iam = session.client("emr"), session.client("iam")
     return [

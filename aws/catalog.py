@@ -39,7 +39,7 @@ from aws.session import (
     add_file_flags,
     add_setting_flags,
     connect,
-    load_config,
+    load_cluster_config,
     read_common_options,
     run_script,
 )
@@ -124,7 +124,7 @@ def publish(argv: Sequence[str] | None) -> int:
     args = build_parser().parse_args(argv)
     options = read_common_options(vars(args))
     config = load_catalog_config(options.config, options.flags)
-    session = connect(options, load_config(options))
+    session = connect(options, load_cluster_config(options))
     changes = publish_catalog(session, config, dry_run=args.dry_run)
     if args.json:
         print(json.dumps([dataclasses.asdict(change) for change in changes], indent=2))

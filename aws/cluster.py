@@ -40,7 +40,7 @@ def find_clusters(
     """The project's clusters of this name in these states; without a name, all of the region."""
     pages = emr.get_paginator("list_clusters").paginate(ClusterStates=states)
     listed = [found for page in pages for found in page["Clusters"]]
-    # ListClusters tells no tags, so each cluster of the name is asked for.
+    # ListClusters returns no tags, so each cluster of this name is described.
     clusters = [
         emr.describe_cluster(ClusterId=found["Id"])["Cluster"]
         for found in listed
@@ -92,7 +92,7 @@ def failure_reason(status: Mapping[str, Any]) -> str:
 
 
 def end_clusters(emr: EMRClient, ids: Sequence[str], options: EndOptions) -> None:
-    """End the clusters, and wait until each is gone unless told not to."""
+    """End the clusters, and unless options.wait is false, wait until each is gone."""
     for start in range(0, len(ids), END_AT_ONCE):
         batch = ids[start : start + END_AT_ONCE]
         if options.unprotect:
@@ -105,7 +105,7 @@ def end_clusters(emr: EMRClient, ids: Sequence[str], options: EndOptions) -> Non
 
 
 def wait_until_gone(emr: EMRClient, cluster_id: str, waiting: Waiting) -> None:
-    """Follow a cluster until it has ended, be it with errors."""
+    """Follow a cluster until it has ended, with or without errors."""
     started = time.monotonic()
     looks = poll(lambda: fetch_cluster(emr, cluster_id), waiting.poll_seconds, waiting.timeout)
     with Progress() as progress:

@@ -1,7 +1,7 @@
 """The job's code and settings, uploaded to an S3 folder that is named by a hash of their content.
 
-So nothing is uploaded twice, a new version never overwrites what a running step reads, and a step
-tells which version of the code it runs.
+So nothing is uploaded twice, a new version never overwrites what a running step reads, and the name
+of a step shows which version of the code it runs.
 """
 
 from __future__ import annotations

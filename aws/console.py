@@ -1,4 +1,4 @@
-"""What the scripts tell on stderr while they work; their results go to stdout."""
+"""Progress, messages and warnings on stderr; stdout is for the results of the scripts."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from collections.abc import Callable
 
 from rich.console import Console
 
-QUIET_SECONDS = 30.0  # without a terminal, a long stage shows that it lives this often
+QUIET_SECONDS = 30.0  # how often a long stage shows, without a terminal, that it goes on
 
 
 @dataclasses.dataclass(frozen=True)
 class Clock:
-    """The clock that waiting and progress go by; tests bring their own."""
+    """The clock that waiting and progress go by; tests use their own."""
 
     now: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
@@ -26,7 +26,7 @@ class Progress:
     """The state of something that takes long, as a context manager.
 
     On a terminal it is one line that changes, and that stays when the context ends. Elsewhere each
-    new state is a line of its own, and a state that lasts is told again every half minute.
+    new state is a line of its own, and a state that lasts is printed again every half minute.
     """
 
     def __init__(self, clock: Clock = CLOCK) -> None:

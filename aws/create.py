@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 from botocore.exceptions import ClientError
 
 from aws.account import (
-    check_account,
     create_buckets,
     create_roles,
     create_security_configuration,
+    find_account_problems,
     tag_network,
     written_buckets,
 )
@@ -77,7 +77,7 @@ def prepare_account(
         create_roles(session, config, etl)
     if options.tag_network:
         tag_network(session.client("ec2"), config)
-    problems = check_account(session, config, etl)
+    problems = find_account_problems(session, config, etl)
     if problems:
         raise AwsError("; ".join(problems))
     create_security_configuration(session.client("emr"), config.security_configuration)

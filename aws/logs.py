@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mypy_boto3_emr.type_defs import ClusterTypeDef
     from mypy_boto3_s3 import S3Client
 
-MOST_LINES = 20
+LOG_LINES = 20
 BOOTSTRAP_SECONDS = 300  # EMR copies the logs of a failed node to S3 within minutes
 
 APPLICATION = re.compile(
@@ -39,17 +39,19 @@ TRACEBACK = "Traceback (most recent call last):"
 JAVA_FRAME = re.compile(r"^\s+(at \S|\.\.\. \d+ more)")
 LOG_RECORD = re.compile(r"^\d\d/\d\d/\d\d \d\d:\d\d:\d\d (?P<level>[A-Z]+) (?P<logger>\S+): ")
 EXCEPTION = re.compile(r'^(Exception in thread "|Caused by: |Error: |\S*(Exception|Error): )')
-# Errors that are in the log of every failed job and do not tell the cause.
-HOLLOW = re.compile(r"exited with (status )?\d+|SparkUserAppException|finished with failed status")
+# Errors that are in the log of every failed job and do not name the cause.
+UNINFORMATIVE = re.compile(
+    r"exited with (status )?\d+|SparkUserAppException|finished with failed status"
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Cause:
-    """The lines that tell the cause, and the log that holds them."""
+    """The lines that name the cause, and the log that holds them."""
 
     lines: Sequence[str]
     log: str
-    certain: bool  # False while the driver's log, which tells more, is not there yet
+    certain: bool  # False while the driver's log, which says more, is missing
 
 
 # The cause of a failed step.
@@ -58,7 +60,7 @@ class Cause:
 def await_cause(
     s3: S3Client, cluster: ClusterTypeDef, step_id: str, waiting: Waiting
 ) -> Cause | None:
-    """Wait for the driver's log to tell the cause; in the end, return what the others tell."""
+    """Wait until the driver's log names the cause; after the timeout, use the logs that exist."""
     cause = None
     looks = poll(
         lambda: find_cause(s3, cluster["LogUri"], cluster["Id"], step_id),
@@ -84,18 +86,18 @@ def show_cause(cause: Cause | None, cluster: ClusterTypeDef) -> None:
     """Print what the log says, where it is, and what to do next."""
     folder = cluster["LogUri"].replace("s3n://", "s3://") + cluster["Id"]
     if not cause:
-        say(f"the logs do not tell the cause yet; look again in some minutes: {folder}/")
+        say(f"the logs do not name the cause yet; look again in some minutes: {folder}/")
         return
     for line in cause.lines:
         say(f"  {line}")
     say(f"log: {cause.log}")
     if not cause.certain:
-        say(f"the driver's log is not there yet; it will be in {folder}/containers/")
+        say(f"the driver's log does not exist yet; it will be in {folder}/containers/")
     say("next: fix the cause, then run the same command again")
 
 
 def find_cause(s3: S3Client, log_uri: str, cluster_id: str, step_id: str) -> Cause | None:
-    """The cause of a failed step, as far as the logs that are in S3 by now tell it."""
+    """The cause of a failed step, from the logs that are in S3 by now."""
     bucket, prefix = split_uri(f"{log_uri.rstrip('/')}/{cluster_id}")
     step_keys = log_keys(list_keys(s3, bucket, f"{prefix}/steps/{step_id}/"))
     step_texts = {key: read_text(s3, bucket, key) for key in step_keys}
@@ -138,7 +140,7 @@ def log_keys(keys: Iterable[str]) -> list[str]:
 
 
 def explain_log(text: str) -> list[str]:
-    """The job's own error line, else the last traceback, else the last error that tells a cause."""
+    """The job's own error line, else the last traceback, else the last error that names a cause."""
     lines = text.splitlines()
     own_errors = [line for line in lines if OWN_ERROR.match(line)]
     return own_errors[-1:] or last_traceback(lines) or last_error(lines)
@@ -159,11 +161,11 @@ def last_traceback(lines: Sequence[str]) -> list[str]:
 
 
 def last_error(lines: Sequence[str]) -> list[str]:
-    """The last exception, or record of level ERROR, that tells more than that there was one."""
+    """The last exception or ERROR record, except those that name no cause."""
     found = [
         line.strip()
         for line in lines
-        if (EXCEPTION.match(line.strip()) or is_error(line)) and not HOLLOW.search(line)
+        if (EXCEPTION.match(line.strip()) or is_error(line)) and not UNINFORMATIVE.search(line)
     ]
     return found[-1:]
 
@@ -176,9 +178,9 @@ def is_error(line: str) -> bool:
 
 def shorten(block: Sequence[str]) -> list[str]:
     """The first line and the last ones: a traceback ends with its exception."""
-    if len(block) <= MOST_LINES:
+    if len(block) <= LOG_LINES:
         return list(block)
-    return [block[0], "  ...", *block[-(MOST_LINES - 2) :]]
+    return [block[0], "  ...", *block[-(LOG_LINES - 2) :]]
 
 
 # The log of a node that did not start.
@@ -194,7 +196,7 @@ def show_bootstrap_log(s3: S3Client, cluster: ClusterTypeDef, poll_seconds: floa
             key = choose_bootstrap_log(keys, reason)
             if key:
                 say(f"end of s3://{bucket}/{key}:")
-                say("\n".join(read_text(s3, bucket, key).splitlines()[-MOST_LINES:]))
+                say("\n".join(read_text(s3, bucket, key).splitlines()[-LOG_LINES:]))
                 return
     except (StillGoingError, ClientError) as error:
         say(f"no log of the node under s3://{bucket}/{prefix}: {explain_error(error)}")

@@ -35,7 +35,7 @@ from aws.session import (
     AwsError,
     add_setting_flags,
     connect,
-    load_config,
+    load_cluster_config,
     poll,
     read_common_options,
     run_script,
@@ -118,7 +118,7 @@ def load(argv: Sequence[str] | None) -> int:
         values = build_values(config, lake)
         print("\n".join(Template(read_sql(name)).substitute(values) for name in SCRIPTS), end="")
         return ExitCode.DONE
-    session = connect(options, load_config(options))
+    session = connect(options, load_cluster_config(options))
     refuse_stale(session, lake)
     try:
         rows = load_tables(Warehouse(session, config, options.poll_seconds), lake)

@@ -59,7 +59,7 @@ Answer = TypeVar("Answer")
 
 
 class AwsError(Exception):
-    """Something on AWS that stops the script, told in one line: what, where and what to do."""
+    """A problem on AWS that stops the script; one line says what, where and what to do next."""
 
 
 class StillGoingError(AwsError):
@@ -158,7 +158,7 @@ def read_common_options(args: Mapping[str, Any]) -> CommonOptions:
     )
 
 
-def load_config(options: CommonOptions, required: Sequence[str] = ()) -> EmrConfig:
+def load_cluster_config(options: CommonOptions, required: Sequence[str] = ()) -> EmrConfig:
     """The cluster's settings as dl.cfg, the environment and the flags give them."""
     return load_emr_config(options.config, options.flags, required=required)
 
@@ -273,7 +273,7 @@ def poll(
     *,
     again_when_unreachable: bool = True,
 ) -> Iterator[Answer]:
-    """Yield what fetch answers, again and again, with back-off while AWS throttles or is away.
+    """Yield the answers of fetch, again and again; back off while AWS throttles or is silent.
 
     Raises StillGoingError when the next answer would come after the timeout, in seconds.
     """
@@ -298,7 +298,7 @@ def poll(
 
 
 def may_pass(error: Exception, unreachable: bool = True) -> bool:
-    """Whether a retry may help: AWS throttles or, unless told otherwise, cannot be reached."""
+    """Whether a retry may help: AWS throttles or, if unreachable is true, gives no answer."""
     if isinstance(error, errors.ClientError):
         return error_code(error) in THROTTLED
     return unreachable and isinstance(error, UNREACHABLE)

@@ -72,7 +72,7 @@ class AddedStep:
 
 
 def build_step(code: Code, config: EmrConfig, arguments: JobArguments) -> StepConfigTypeDef:
-    """The step as AddJobFlowSteps takes it; its name and its paths tell the version of the code."""
+    """The step as AddJobFlowSteps takes it; its name and its paths show the version of the code."""
     name = f"{config.cluster_name} etl {code.digest}"
     settings = {**config.spark, **build_job_environment(arguments.environ)}
     job = [*arguments.spark, f"{code.uri}/{SCRIPT}", "--config", "dl.cfg", *arguments.job]
@@ -143,7 +143,7 @@ def add_step(
             " leave out --no-attach to follow it"
         )
     if same:
-        say(f"the same step is already there: following {same['Id']} on {cluster_id}")
+        say(f"the same step exists already: following {same['Id']} on {cluster_id}")
         return AddedStep(emr, cluster_id, same["Id"])
     once = make_once_client(session)
     added = ask_once(
@@ -175,7 +175,7 @@ def follow(added: AddedStep, waiting: Waiting) -> Snapshot:
     with Progress() as progress:
         while True:
             step, cluster = next(looks)
-            progress.show(*describe_progress(step, cluster))
+            progress.show(*describe_step_progress(step, cluster))
             if step["Status"]["State"] in ENDS or cluster["Status"]["State"] in ENDED:
                 return step, cluster
 
@@ -186,7 +186,7 @@ def look(added: AddedStep) -> Snapshot:
     return steps[0], fetch_cluster(added.emr, added.cluster_id)
 
 
-def describe_progress(step: StepSummaryTypeDef, cluster: ClusterTypeDef) -> tuple[str, str]:
+def describe_step_progress(step: StepSummaryTypeDef, cluster: ClusterTypeDef) -> tuple[str, str]:
     """The state and a detail: the elapsed time or, before the start, what the cluster does."""
     state, times = step["Status"]["State"], step["Status"].get("Timeline", {})
     start = times.get("StartDateTime")
@@ -209,10 +209,7 @@ def judge(step: StepSummaryTypeDef, cluster: ClusterTypeDef) -> ExitCode:
 def explain_end(
     s3: S3Client, step: StepSummaryTypeDef, cluster: ClusterTypeDef, waiting: Waiting
 ) -> Cause | None:
-    """Print why a step did not complete, and return what its logs tell of the cause, if anything.
-
-    The logs are waited for so long.
-    """
+    """Print why a step did not complete, and return the cause if the logs name it in time."""
     code = judge(step, cluster)
     if code == ExitCode.CLUSTER_DIED:
         reason = failure_reason(cluster["Status"])

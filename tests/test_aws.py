@@ -119,7 +119,7 @@ def refusal(code, message="why", operation="RunJobFlow", **more):
     ],
     ids=lambda value: None if isinstance(value, str) else type(value).__name__,
 )
-def test_an_error_of_aws_is_told_in_one_line_with_its_cure(error, told):
+def test_an_error_of_aws_is_one_line_with_its_cure(error, told):
     assert explain_error(error) == told
 
 
@@ -150,7 +150,7 @@ def test_an_expected_error_is_a_line_and_an_exit_code(error, code, told, capsys)
     assert capsys.readouterr() == ("", told)
 
 
-def test_a_mistake_in_the_code_is_not_dressed_up(capsys):
+def test_a_mistake_in_the_code_keeps_its_traceback(capsys):
     def command(argv):
         raise KeyError("bug")
 
@@ -185,7 +185,7 @@ def test_messages_of_aws_are_printed_as_they_are_however_long(capsys):
         ),
     ],
 )
-def test_every_script_tells_what_is_wrong_with_the_keys(run, account, script, code, told):
+def test_every_script_says_what_is_wrong_with_the_keys(run, account, script, code, told):
     account.refuse("elasticmapreduce", code, "no, you may not", operation="ListClusters", times=9)
 
     outcome = run(script.main)
@@ -229,7 +229,7 @@ def test_regions_of_all_partitions_are_known(region):
     assert make_session(None, region).region_name == region
 
 
-def test_an_endpoint_that_nobody_answers_is_told(run, emulator, monkeypatch):
+def test_an_endpoint_that_does_not_answer_is_reported(run, emulator, monkeypatch):
     config = Config(retries={"total_max_attempts": 1}, connect_timeout=1)
     monkeypatch.setattr("aws.session.CLIENT_CONFIG", config)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
@@ -432,7 +432,7 @@ def test_off_a_terminal_each_new_state_is_one_plain_line(capsys):
     assert capsys.readouterr().err == "STARTING 0 s\nWAITING 3 s\n"
 
 
-def test_off_a_terminal_a_state_that_lasts_is_told_again_every_half_minute(capsys):
+def test_off_a_terminal_a_state_that_lasts_is_printed_again_every_half_minute(capsys):
     seconds = [0.0]
     with Progress(Clock(now=lambda: seconds[0])) as progress:
         for seconds[0], state in [(0, "A"), (29, "A"), (31, "A"), (45, "B"), (74, "B"), (75, "B")]:
@@ -473,7 +473,7 @@ def test_uris_are_split_as_emr_gives_them_back(uri, parts):
 @pytest.mark.parametrize(
     ("path", "remote"), [("s3://b/x", True), ("s3a://b/x", True), ("data/s3", False)]
 )
-def test_paths_in_s3_are_told_from_folders(path, remote):
+def test_paths_in_s3_are_distinguished_from_folders(path, remote):
     assert is_s3(path) is remote
 
 

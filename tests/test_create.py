@@ -120,7 +120,7 @@ def test_a_cluster_on_a_later_page_is_found(account, create, monkeypatch):
     assert len(account.clusters) == 4
 
 
-def test_a_cluster_of_the_name_without_the_projects_tag_is_somebody_elses(account, create):
+def test_a_cluster_of_the_name_without_the_projects_tag_is_ignored(account, create):
     create("--no-wait")
     only_cluster(account).request["Tags"] = []
 
@@ -232,7 +232,7 @@ def test_a_reader_that_has_seen_enough_is_no_error(config):
 # What stands in the way.
 
 
-def test_an_empty_account_is_told_all_that_is_missing_in_one_line(emulator, create):
+def test_for_an_empty_account_one_line_names_all_that_is_missing(emulator, create):
     outcome = create()
 
     assert outcome.code == 1
@@ -288,14 +288,14 @@ def test_an_empty_account_is_told_all_that_is_missing_in_one_line(emulator, crea
         ),
     ],
 )
-def test_what_does_not_exist_is_told_with_the_setting_to_mend(account, create, flags, told):
+def test_what_does_not_exist_is_reported_with_the_setting_to_correct(account, create, flags, told):
     outcome = create(*flags)
 
     assert (outcome.code, outcome.err) == (1, f"iac_create.py: error: {told}\n")
     assert "RunJobFlow" not in account.operations()
 
 
-def test_a_bucket_of_somebody_else_is_told_from_a_missing_one(account, create):
+def test_a_bucket_of_someone_else_is_distinguished_from_a_missing_one(account, create):
     account.refuse("s3", "AccessDenied", operation=f"HEAD /{BUCKET}", status=403)
 
     outcome = create()
@@ -313,7 +313,7 @@ def test_the_bucket_of_the_lake_is_checked_as_well(account, create, config):
     assert "there is no bucket no-lake: add --create-bucket" in create().err
 
 
-def test_an_instance_profile_without_a_role_is_told(account, create, session):
+def test_an_instance_profile_without_a_role_is_reported(account, create, session):
     session.client("iam").create_instance_profile(InstanceProfileName="empty")
 
     outcome = create("--instance-profile", "empty")
@@ -330,7 +330,7 @@ def untag_network(session):
     return ids, vpcs
 
 
-def test_a_network_without_the_tag_of_emrs_policy_is_told_and_tagged_on_request(
+def test_a_network_without_the_tag_of_emrs_policy_is_reported_and_tagged_on_request(
     account, create, session
 ):
     ids, vpcs = untag_network(session)
@@ -475,7 +475,7 @@ def test_a_role_that_iam_does_not_show_yet_is_asked_for_again(account, create):
         (["--create-roles"], "The cluster is too large.", 1),
     ],
 )
-def test_what_waiting_does_not_mend_is_told(account, create, flags, message, tries):
+def test_what_waiting_does_not_fix_is_reported(account, create, flags, message, tries):
     account.refuse(
         "elasticmapreduce", "ValidationException", message, operation="RunJobFlow", times=99
     )
@@ -509,7 +509,7 @@ def test_a_price_that_nobody_names_is_unknown_and_no_reason_to_stop(account, cre
     assert "price per hour: unknown; add m5.xlarge to [prices] in dl.cfg\n" in outcome.err
 
 
-def test_the_price_is_that_of_the_dearest_types_and_of_the_most_nodes(account, create):
+def test_the_price_is_that_of_the_most_expensive_types_and_of_the_most_nodes(account, create):
     outcome = create(
         *("--no-wait", "--core-types", "m5a.xlarge, m5.2xlarge", "--core-count", "2"),
         *("--scaling-minimum", "1", "--scaling-maximum", "4", "--idle-minutes", "30"),
@@ -570,7 +570,9 @@ def test_where_the_list_may_not_be_asked_it_is_not_asked_again(account, session)
         ("INSTANCE_FLEET_TIMEOUT", "Failed to provision instance fleet CORE"),
     ],
 )
-def test_a_cluster_that_does_not_start_is_told_with_emrs_reason(account, create, failure, message):
+def test_a_cluster_that_does_not_start_is_reported_with_emrs_reason(
+    account, create, failure, message
+):
     account.next_cluster = ClusterPlan(failure=failure, message=message)
 
     outcome = create()
@@ -684,7 +686,7 @@ def test_ctrl_c_stops_the_script_and_not_the_cluster(account, create, monkeypatc
 # Asking once.
 
 
-def test_run_job_flow_is_sent_again_only_where_aws_threw_it_out(account, create, monkeypatch):
+def test_run_job_flow_is_retried_only_where_aws_throttles(account, create, monkeypatch):
     monkeypatch.setattr("aws.session.LONGEST_PAUSE", 0.0)
     account.throttle("RunJobFlow", 2)
 

@@ -35,7 +35,7 @@ def account(tmp_path_factory):
 
 
 def objects(account, prefix):
-    """What is in the bucket under a prefix, by key, unpacked."""
+    """What is in the bucket under a prefix, by key, decompressed."""
     keys = list_keys(account.s3, BUCKET, prefix)
     bodies = {key: account.s3.get_object(Bucket=BUCKET, Key=key)["Body"].read() for key in keys}
     return {

@@ -193,7 +193,7 @@ SECRETS = ("canary+secret/of+keys.cfg+0123456789abcdef", "canary-token-of-keys.c
 
 
 def texts(account, session):
-    """Everything that has left the laptop: requests, and the objects in S3, unpacked."""
+    """Everything that has left the laptop: requests, and the objects in S3, decompressed."""
     for request in account.requests:
         yield f"{request.method} {request.path}", str(request.headers), request.body
     s3 = session.client("s3")

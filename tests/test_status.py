@@ -124,7 +124,9 @@ def test_the_last_steps_are_shown_newest_first_with_duration_and_reason(
     assert status("--steps", "0").out.count("\nstep ") == 0
 
 
-def test_an_interrupted_step_and_a_cancelled_one_are_told_apart(status, cluster, session, account):
+def test_an_interrupted_step_and_a_cancelled_one_are_distinguished(
+    status, cluster, session, account
+):
     account.next_step = StepPlan(running=9)
     running, pending = add_steps(session, cluster, "one", "two")
     account.advance(2)
@@ -252,7 +254,7 @@ def test_a_cluster_that_is_ending_is_shown_as_such(status, cluster, session):
     assert outcome.err == ""
 
 
-def test_an_id_that_does_not_exist_is_told_with_the_region(status, account):
+def test_an_id_that_does_not_exist_is_reported_with_the_region(status, account):
     outcome = status("--cluster-id", "j-nobody")
 
     assert (outcome.code, outcome.out, outcome.err) == (

@@ -9,7 +9,7 @@ import pytest
 from moto import mock_aws
 
 from aws.logs import (
-    MOST_LINES,
+    LOG_LINES,
     Cause,
     driver_log_keys,
     explain_log,
@@ -112,7 +112,7 @@ def test_of_tracebacks_the_last_counts_without_javas_frames():
 def test_a_long_traceback_keeps_its_end():
     frames = "".join(f'  File "etl.py", line {number}\n' for number in range(100))
     lines = explain_log(f"Traceback (most recent call last):\n{frames}ValueError: no\n")
-    assert len(lines) == MOST_LINES
+    assert len(lines) == LOG_LINES
     assert lines[:2] == ["Traceback (most recent call last):", "  ..."]
     assert lines[-2:] == ['  File "etl.py", line 99', "ValueError: no"]
 
@@ -128,17 +128,18 @@ def test_a_long_traceback_keeps_its_end():
         RECORD.format("FATAL", "disk is gone").strip(),
     ],
 )
-def test_without_a_traceback_the_last_telling_error_counts(line):
-    hollow = RECORD.format("ERROR", "User application exited with status 1")
+def test_without_a_traceback_the_last_error_that_names_a_cause_counts(line):
+    uninformative = RECORD.format("ERROR", "User application exited with status 1")
     noise = RECORD.format("INFO", "Error: not really") + RECORD.format("WARN", "slow")
     failed = (
         f"org.apache.spark.SparkException: Application {APPLICATION} finished with failed status\n"
     )
-    log = f"{RECORD.format('ERROR', 'an earlier one')}{line}\n\tat x.Y\n{hollow}{noise}{failed}"
+    log = RECORD.format("ERROR", "an earlier one")
+    log += f"{line}\n\tat x.Y\n{uninformative}{noise}{failed}"
     assert explain_log(log) == [line]
 
 
-def test_a_log_without_any_error_tells_nothing():
+def test_a_log_without_any_error_names_no_cause():
     assert explain_log(SUBMITTED + RECORD.format("INFO", "all is well")) == []
     assert explain_log(RECORD.format("ERROR", "User application exited with status 1")) == []
     assert explain_log("") == []

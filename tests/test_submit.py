@@ -472,7 +472,7 @@ def test_the_same_step_is_followed_and_not_added_again(submit, emulator, cluster
     (step,) = steps_of(emulator, cluster)
     assert first.out == f"{cluster} {step.id} PENDING\n"
     assert outcome.code == ExitCode.DONE
-    assert f"the same step is already there: following {step.id} on {cluster}" in outcome.err
+    assert f"the same step exists already: following {step.id} on {cluster}" in outcome.err
 
 
 def test_the_same_step_is_an_error_where_it_is_not_to_be_followed(submit, emulator, cluster):
@@ -746,7 +746,8 @@ def test_logs_that_never_come_are_not_waited_for_endlessly(submit, emulator, clu
     outcome = submit("--log-wait", "0.005")
     assert outcome.code == ExitCode.FAILED
     assert outcome.last_line == (
-        f"the logs do not tell the cause yet; look again in some minutes: s3://{BUCKET}/logs/{cluster}/"
+        "the logs do not name the cause yet; look again in some minutes:"
+        f" s3://{BUCKET}/logs/{cluster}/"
     )
 
 
@@ -755,7 +756,7 @@ def test_without_the_drivers_log_the_steps_own_is_told_as_second_best(submit, em
     emulator.next_step = StepPlan(outcome="FAILED", logs={"steps/{step}/stderr.gz": log})
     outcome = submit("--log-wait", "0.005")
     assert "  Error: the application was lost" in outcome.err
-    assert "the driver's log is not there yet" in outcome.err
+    assert "the driver's log does not exist yet" in outcome.err
 
 
 def test_the_second_best_is_not_taken_while_the_drivers_log_may_still_come(
@@ -785,7 +786,7 @@ def test_ctrl_c_skips_the_wait_for_the_logs(submit, emulator, cluster, monkeypat
     monkeypatch.setattr("aws.logs.find_cause", interrupt)
     outcome = submit("--terminate-after")
     assert outcome.code == ExitCode.FAILED
-    assert "the logs do not tell the cause yet" in outcome.err
+    assert "the logs do not name the cause yet" in outcome.err
     assert emulator.clusters[cluster].state == "TERMINATED"
 
 

@@ -285,7 +285,7 @@ def test_waiting_ends_with_the_timeout(terminate, make_cluster, account):
     assert "error: gave up waiting after 0 s; it goes on" in outcome.last_line
 
 
-def test_an_id_that_does_not_exist_is_told_with_the_region(terminate, account):
+def test_an_id_that_does_not_exist_is_reported_with_the_region(terminate, account):
     outcome = terminate("--cluster-id", "j-nobody")
 
     assert (outcome.code, outcome.last_line) == (
