@@ -58,7 +58,10 @@ def show_status(argv: Sequence[str] | None) -> ExitCode:
     )
     console = make_result_console()
     if options.watch:
-        watch_clusters(emr, price_list, scope, console, Waiting(options.common.poll_seconds))
+        try:
+            watch_clusters(emr, price_list, scope, console, Waiting(options.common.poll_seconds))
+        except KeyboardInterrupt:
+            return ExitCode.CTRL_C  # without the message of run_script: this is how to leave it
         return ExitCode.DONE
     clusters = fetch_statuses(emr, price_list, scope)
     if options.json:

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING
 from aws.cluster import (
     ACTIVE,
     EndOptions,
+    describe_cluster,
     end_clusters,
     fetch_cluster,
     find_cluster,
     find_clusters,
+    refuse_protected,
 )
 from aws.console import make_console, say
 from aws.session import (
@@ -30,9 +32,7 @@ from aws.session import (
     read_common_options,
     run_script,
 )
-from aws.steps import UNFINISHED
 from lake.exit_codes import ExitCode
-from lake.formats import duration, utc_now
 
 if TYPE_CHECKING:
     from mypy_boto3_emr import EMRClient
@@ -124,27 +124,6 @@ def describe_choice(config: EmrConfig, options: TerminateOptions) -> str:
         return f"{options.cluster_id} has ended or is ending"
     named = "" if options.every_cluster else f" named {config.cluster_name}"
     return f"no active cluster{named} in {config.region}"
-
-
-def describe_cluster(emr: EMRClient, cluster: ClusterTypeDef) -> str:
-    """What would be lost, in one line: name, id, state, age, and the unfinished steps."""
-    status = cluster["Status"]
-    age = utc_now() - status["Timeline"]["CreationDateTime"]
-    steps = emr.list_steps(ClusterId=cluster["Id"], StepStates=UNFINISHED)["Steps"]
-    unfinished = [f"{step['Status']['State']} {step['Name']}" for step in steps]
-    protected = ", protected" if cluster["TerminationProtected"] else ""
-    return (
-        f"{cluster['Name']} {cluster['Id']}: {status['State']}{protected},"
-        f" {duration(age.total_seconds())} old,"
-        f" unfinished steps: {', '.join(unfinished) or 'none'}"
-    )
-
-
-def refuse_protected(clusters: Sequence[ClusterTypeDef], options: EndOptions) -> None:
-    """Raise an AwsError, before any cluster is ended, if one is protected against it."""
-    protected = [cluster["Id"] for cluster in clusters if cluster["TerminationProtected"]]
-    if protected and not options.unprotect:
-        raise AwsError(f"protected from termination: {', '.join(protected)}; add --unprotect")
 
 
 def is_confirmed(

@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 from aws.console import Progress, say
 from aws.session import AwsError, Waiting, poll
-from lake.formats import duration
+from lake.formats import duration, utc_now
 
 if TYPE_CHECKING:
     from mypy_boto3_emr import EMRClient
-    from mypy_boto3_emr.literals import ClusterStateType
+    from mypy_boto3_emr.literals import ClusterStateType, StepStateType
     from mypy_boto3_emr.type_defs import ClusterTypeDef
 
 PROJECT_TAG = ("project", "sparkify-data-lake")  # only clusters with it are found and ended
 ACTIVE: Sequence[ClusterStateType] = ("STARTING", "BOOTSTRAPPING", "RUNNING", "WAITING")
 ENDED: Sequence[ClusterStateType] = ("TERMINATED", "TERMINATED_WITH_ERRORS")
+UNFINISHED: Sequence[StepStateType] = ("PENDING", "RUNNING", "CANCEL_PENDING")  # of steps
 END_AT_ONCE = 10  # the most clusters that one TerminateJobFlows takes
 
 
@@ -89,6 +90,27 @@ def failure_reason(status: Mapping[str, Any]) -> str:
 
 
 # Ending.
+
+
+def describe_cluster(emr: EMRClient, cluster: ClusterTypeDef) -> str:
+    """What would be lost, in one line: name, id, state, age, and the unfinished steps."""
+    status = cluster["Status"]
+    age = utc_now() - status["Timeline"]["CreationDateTime"]
+    steps = emr.list_steps(ClusterId=cluster["Id"], StepStates=UNFINISHED)["Steps"]
+    unfinished = [f"{step['Status']['State']} {step['Name']}" for step in steps]
+    protected = ", protected" if cluster["TerminationProtected"] else ""
+    return (
+        f"{cluster['Name']} {cluster['Id']}: {status['State']}{protected},"
+        f" {duration(age.total_seconds())} old,"
+        f" unfinished steps: {', '.join(unfinished) or 'none'}"
+    )
+
+
+def refuse_protected(clusters: Sequence[ClusterTypeDef], options: EndOptions) -> None:
+    """Raise an AwsError, before any cluster is ended, if one is protected against it."""
+    protected = [cluster["Id"] for cluster in clusters if cluster["TerminationProtected"]]
+    if protected and not options.unprotect:
+        raise AwsError(f"protected from termination: {', '.join(protected)}; add --unprotect")
 
 
 def end_clusters(emr: EMRClient, ids: Sequence[str], options: EndOptions) -> None:

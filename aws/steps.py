@@ -7,11 +7,12 @@ import hashlib
 import json
 import shlex
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from aws.cluster import (
     ACTIVE,
     ENDED,
+    UNFINISHED,
     EndOptions,
     end_clusters,
     failure_reason,
@@ -41,7 +42,6 @@ STOP_COMMAND = (
     "yarn application -list -appTags {tag} | grep -o '^application_[0-9_]*'"
     " | xargs -r -n 1 yarn application -kill"
 )
-UNFINISHED: Sequence[Any] = ("PENDING", "RUNNING", "CANCEL_PENDING")
 ENDS = {
     "COMPLETED": ExitCode.DONE,
     "FAILED": ExitCode.FAILED,

@@ -45,7 +45,7 @@ class ClusterPlan:
     """What becomes of the next cluster: ticks in each state, and the failure if it is to fail.
 
     A failure is EMR's reason code; INSTANCE_FAILURE and the like come when it would be ready.
-    Logs are paths under LogUri/<cluster id>/ with their text; a path ending in .gz is packed.
+    Logs are paths under LogUri/<cluster id>/ with their text; a path ending in .gz is compressed.
     """
 
     starting: int = 1
@@ -208,7 +208,7 @@ class Cluster:
 
     @property
     def arn(self) -> str:
-        """The cluster's name all over AWS."""
+        """The cluster's Amazon Resource Name."""
         place = f"{self.region}:{DEFAULT_ACCOUNT_ID}"
         return f"arn:aws:elasticmapreduce:{place}:cluster/{self.id}"
 
@@ -243,7 +243,7 @@ class Cluster:
 
 
 class EmrEmulator:
-    """The account. Use it as a context: it serves at .url from entry to exit.
+    """The account, as a context manager: it serves at .url from entry to exit.
 
     Tests set next_cluster, next_step or run_step, refuse requests, and look at .requests.
     """
@@ -265,7 +265,9 @@ class EmrEmulator:
     # The server.
 
     def __enter__(self) -> EmrEmulator:
-        os.environ["MOTO_EC2_LOAD_DEFAULT_AMIS"] = "false"  # a second for each test, for nothing
+        os.environ["MOTO_EC2_LOAD_DEFAULT_AMIS"] = (
+            "false"  # loading them takes a second, and no test needs them
+        )
         moto_api_backend.reset()
         add_managed_policies()
         self.server = make_server("127.0.0.1", 0, self, threaded=True, request_handler=QuietHandler)
@@ -296,7 +298,7 @@ class EmrEmulator:
             if request.service == "pricing":
                 return answer(start_response, 200, get_products(json.loads(request.body)))
             if request.method == "GET" and "/j-" in urllib.parse.unquote(request.path):
-                self._tick()  # someone waits for a cluster's logs
+                self._tick()  # a script waits for a cluster's logs
         environ["wsgi.input"] = io.BytesIO(request.body)
         environ["CONTENT_LENGTH"] = str(len(request.body))
         environ.pop("HTTP_TRANSFER_ENCODING", None)
@@ -310,7 +312,7 @@ class EmrEmulator:
             return answer(start_response, 400, body)
         return answer(start_response, 200, result)
 
-    # What tests say.
+    # What tests call.
 
     def refuse(
         self,
@@ -743,7 +745,7 @@ class QuietHandler(WSGIRequestHandler):
 
 
 def add_managed_policies() -> None:
-    """Give moto AWS's own policies that the scripts name; all of them take a second to load."""
+    """Give moto the AWS policies that the scripts name; to load all of them takes a second."""
     from moto.iam.models import AWSManagedPolicy, iam_backends  # moto loads its parts on demand
 
     known = iam_backends[DEFAULT_ACCOUNT_ID]["aws"].managed_policies

@@ -293,7 +293,7 @@ def test_watch_goes_on_while_there_is_a_cluster(status, cluster, account, monkey
 
     outcome = status("--watch")
 
-    assert (outcome.code, len(looks)) == (ExitCode.CTRL_C, 3)
+    assert (outcome.code, outcome.err, len(looks)) == (ExitCode.CTRL_C, "", 3)
     assert outcome.out.count(f"cluster               sparkify {cluster.id}\n") == 2
     prices = [request for request in account.requests if request.service == "pricing"]
     assert len(prices) <= 4  # asked once by iac_create.py and once here, for EC2 and for EMR

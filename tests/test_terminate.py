@@ -33,7 +33,7 @@ def terminate(run, monkeypatch):
 @pytest.fixture
 def make_cluster(account, run, monkeypatch):
     """Make a cluster that is two hours old."""
-    monkeypatch.setattr("iac_terminate.utc_now", lambda: NOW)
+    monkeypatch.setattr("aws.cluster.utc_now", lambda: NOW)
 
     def make(name="sparkify", *flags):
         cluster = account.clusters[run(iac_create.main, "--cluster-name", name, *flags).out.strip()]
