@@ -17,6 +17,10 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import lake  # noqa: F401 (first of all: it says so in one line where pyspark is missing)
+
+# isort: split
+
 from py4j.protocol import Py4JError
 from pyspark.errors import PySparkException
 from pyspark.sql import Column, DataFrame, SparkSession, Window
@@ -24,6 +28,7 @@ from pyspark.sql import functions as F
 
 from configs import DL_CFG, ConfigError, EtlConfig, load_etl_config
 from lake.checks import DataQualityError
+from lake.exit_codes import ExitCode
 from lake.layout import layout_of
 from lake.lines import is_blank, loaded
 from lake.lock import LockedError
@@ -247,7 +252,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--show", type=int, default=0, metavar="N", help="print the first N rows of each table"
     )
-    parser.add_argument("--recover", action="store_true", help="only finish a swap that broke off")
+    parser.add_argument("--recover", action="store_true", help="only finish an interrupted swap")
     return parser.parse_args(argv)
 
 
@@ -258,8 +263,8 @@ EXAMPLES = """examples:
       --output s3://bucket/lake
   python etl.py --recover                         finish what an interrupted run had committed
 
-exit codes: 0 published, 1 failed (and says what was published), 2 usage or configuration,
-            3 another run is at work on this output"""
+exit codes: 0 published, 1 failed (and says what became of the tables), 2 usage or configuration,
+            3 another run holds the lock on this output, 130 interrupted"""
 
 
 def load_config(arguments: argparse.Namespace) -> EtlConfig:
@@ -275,45 +280,40 @@ def load_config(arguments: argparse.Namespace) -> EtlConfig:
     return load_etl_config(arguments.config, given)
 
 
-# What can go wrong without being a bug of ours: told in one line, without a traceback.
-EXPECTED = (
-    *(SourceError, DataQualityError, StorageError),
-    *(PySparkException, Py4JError, KeyboardInterrupt),
-)
+# What can go wrong without a bug: each ends the job with one line and no traceback.
+ENDS: dict[type[BaseException], ExitCode] = {
+    ConfigError: ExitCode.USAGE,
+    LockedError: ExitCode.LOCKED,
+    KeyboardInterrupt: ExitCode.CTRL_C,
+    **dict.fromkeys((SourceError, DataQualityError, StorageError), ExitCode.FAILED),
+    **dict.fromkeys((PySparkException, Py4JError), ExitCode.FAILED),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the job as the command line and dl.cfg say; returns the exit code."""
     arguments = parse_args(argv)
     try:
-        config = load_config(arguments)
-    except ConfigError as error:
-        return fail(error, 2)
+        run_command(arguments, load_config(arguments))
+    except tuple(ENDS) as error:
+        print(f"etl.py: error: {one_line(error)}", file=sys.stderr)
+        return next(code for kind, code in ENDS.items() if isinstance(error, kind))
+    return ExitCode.DONE
+
+
+def run_command(arguments: argparse.Namespace, config: EtlConfig) -> None:
+    """Start the session, then publish the tables or only recover, and print the result."""
     signal.signal(signal.SIGTERM, _interrupt)
     report = Report(new_run())
-    try:
-        with report.stage("session"):
-            spark = create_session(config)
-        signal.signal(signal.SIGINT, _interrupt)  # PySpark's own handler breaks a call in two
-        if arguments.recover:
-            recover(spark, config, report)
-        else:
-            run_job(spark, config, report)
-            print(render(report))
-            show_tables(spark, config, arguments.show)
-    except ConfigError as error:
-        return fail(error, 2)
-    except LockedError as error:
-        return fail(error, 3)
-    except EXPECTED as error:
-        return fail(error, 1)
-    return 0
-
-
-def fail(error: BaseException, code: int) -> int:
-    """Say on one line what went wrong, and return the exit code."""
-    print(f"etl.py: error: {one_line(error)}", file=sys.stderr)
-    return code
+    with report.stage("session"):
+        spark = create_session(config)
+    signal.signal(signal.SIGINT, _interrupt)  # PySpark's own handler interrupts py4j in mid-call
+    if arguments.recover:
+        recover(spark, config, report)
+        return
+    run_job(spark, config, report)
+    print(render(report))
+    show_tables(spark, config, arguments.show)
 
 
 def _interrupt(*_: object) -> None:

@@ -20,6 +20,8 @@ from string import Template
 from typing import Any
 from urllib.parse import unquote
 
+from lake.formats import duration, size
+
 EXAMPLES = 3  # of each reason
 LONGEST_EXAMPLE = 1_000  # characters
 MOST_LINES = 20_000  # rejected lines that are searched for examples
@@ -296,23 +298,6 @@ def elapsed(report: Record) -> float:
     """The seconds that a run took from its start to its report."""
     started, finished = (datetime.fromisoformat(report[key]) for key in ("started", "finished"))
     return (finished - started).total_seconds()
-
-
-def duration(seconds: float) -> str:
-    """A time to read: 20.5 s, 12 min, 3 h 5 min."""
-    if seconds < 100:
-        return f"{seconds:.1f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
-
-
-def size(count: float) -> str:
-    """A number of bytes to read: 73 KiB."""
-    for unit in ("B", "KiB", "MiB"):
-        if count < 1024:
-            return f"{count:,.0f} {unit}"
-        count /= 1024
-    return f"{count:,.1f} GiB"
 
 
 def percent(part: int, whole: int) -> str:

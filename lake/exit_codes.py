@@ -16,4 +16,4 @@ class ExitCode(enum.IntEnum):
     INTERRUPTED = 5  # EMR stopped the step while it ran
     CLUSTER_DIED = 6  # the cluster ended before the step did
     STILL_RUNNING = 7  # the script gave up waiting for the step, which goes on
-    CTRL_C = 130  # interrupted at the keyboard: 128 + 2, the number of SIGINT
+    CTRL_C = 130  # interrupted at the keyboard (128 + 2, the number of SIGINT), or by SIGTERM

@@ -13,9 +13,9 @@ import socket
 import threading
 import time
 from dataclasses import asdict, dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 
+from lake.formats import utc_now
 from lake.paths import ETL, LOCK
 from lake.storage import MissingError, Storage, StorageError
 
@@ -45,10 +45,13 @@ class Lock:
     """The right to publish, held while LOCK names this run and was refreshed a short while ago."""
 
     def __init__(self, storage: Storage, run: str, lease_seconds: float) -> None:
-        now = datetime.now(timezone.utc)
         self.storage = storage
         self.holder = Holder(
-            run, socket.gethostname(), os.getpid(), _pid_namespace(), f"{now:%Y-%m-%d %H:%M:%S} UTC"
+            run,
+            socket.gethostname(),
+            os.getpid(),
+            _pid_namespace(),
+            f"{utc_now():%Y-%m-%d %H:%M:%S} UTC",
         )
         self.lease_seconds = lease_seconds
         self._refreshed = 0.0

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from datetime import datetime, timezone
+
+from lake.formats import utc_now
 
 ETL = "_etl"  # hidden: engines pass over names that begin with an underscore
 LOCK = f"{ETL}/LOCK"
@@ -15,8 +16,7 @@ KEPT = ("reports", "rejects")  # the folders in _etl that are no run's staging a
 
 def new_run() -> str:
     """A name for this run that sorts by time."""
-    now = datetime.now(timezone.utc)
-    return f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
+    return f"{utc_now():%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
 
 
 def staged_path(run: str, name: str) -> str:

@@ -11,13 +11,14 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from datetime import datetime, timezone
 from typing import Any
+
+from lake.formats import size, utc_now
 
 
 def now() -> str:
-    """This moment in UTC, ISO 8601."""
-    return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+    """This moment in UTC, as ISO 8601."""
+    return utc_now().isoformat(timespec="milliseconds")
 
 
 def tell(line: str) -> None:
@@ -78,7 +79,7 @@ def render(report: Report) -> str:
         for reason, count in account["rejected"].items()
     ]
     tables = [
-        [name, table["rows"], table["partitions"], table["files"], _bytes(table["bytes"])]
+        [name, table["rows"], table["partitions"], table["files"], size(table["bytes"])]
         for name, table in report.tables.items()
     ]
     return "\n".join(
@@ -104,11 +105,3 @@ def _aligned(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
         "  ".join([row[0].ljust(widths[0]), *(x.rjust(w) for x, w in zip(row[1:], widths[1:]))])
         for row in texts
     ]
-
-
-def _bytes(count: int) -> str:
-    for unit in ("B", "KiB", "MiB"):
-        if count < 1024:
-            return f"{count:,.0f} {unit}"
-        count /= 1024  # type: ignore[assignment]
-    return f"{count:,.1f} GiB"

@@ -265,6 +265,7 @@ def test_a_missing_configuration_names_the_flag(run):
     ("command", "name"),
     [
         *[([f"{script.__name__}.py"], f"{script.__name__}.py") for script in ALL_SCRIPTS],
+        (["etl.py"], "etl.py"),
         *[(["-m", module], "aws") for module in ("aws.catalog", "aws.redshift")],
     ],
 )
@@ -275,7 +276,7 @@ def test_without_the_environments_packages_a_script_says_how_to_get_them(command
     assert (done.returncode, done.stdout, done.stderr) == (
         ExitCode.USAGE,
         "",
-        f"{name}: error: boto3 is not installed: run make demo once, then . .venv/bin/activate\n",
+        f"{name}: error: pyspark is not installed: run make demo once, then . .venv/bin/activate\n",
     )
 
 
