@@ -2,8 +2,8 @@
 
 It runs as `python etl.py` on a laptop and as `spark-submit etl.py` on a cluster, on Spark 3.5 and
 4.0 and Python 3.9 and later. From top to bottom: how each table is built, the steps of a run, and
-the command line. What the tables are is in lake/tables.py, how a line of input is judged in
-lake/sources.py, the steps in lake/run.py, and how staged tables replace published ones in
+the command line. What the tables are is in lake/tables.py, what becomes of a line of input in
+lake/lines.py, the steps in lake/run.py, and how staged tables replace published ones in
 lake/publishing.py.
 """
 

@@ -15,7 +15,8 @@ hash(7) ^ hash(7) = 0 is not hash(7) ^ hash(8).
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyspark.sql import DataFrame, Row
@@ -126,17 +127,22 @@ def build_source_key_counts(table: Table, source: DataFrame) -> DataFrame:
     )
 
 
-def build_orphan_counts(table: Table, rule: str, staged: Mapping[str, DataFrame]) -> DataFrame:
-    """One row: table, rule, and how many rows of the table refer to a parent that is not there."""
-    column, parent, parent_column = list_references(table)[rule]
-    referred = (
-        staged[table.name].groupBy(F.col(column).alias("key")).agg(F.count("*").alias("rows"))
-    )
-    parents = staged[parent].select(F.col(parent_column).alias("key"))
-    orphans = referred.dropna(subset="key").join(parents, "key", "left_anti")
-    return orphans.agg(F.coalesce(F.sum("rows"), F.lit(0)).alias("rows")).select(
-        F.lit(table.name).alias("table"), F.lit(rule).alias("rule"), "rows"
-    )
+def build_orphan_counts(table: Table, staged: Mapping[str, DataFrame]) -> DataFrame:
+    """One row per reference: table, rule, and how many rows refer to a parent that is not there."""
+    references = list_references(table)
+    # Grouped first: the rows of a fact table have few different combinations of references.
+    columns = [column for column, _, _ in references.values()]
+    children = staged[table.name].groupBy(*columns).agg(F.count(F.lit(1)).alias("rows"))
+    counts = []
+    for rule, (column, parent, parent_column) in references.items():
+        parents = staged[parent].select(F.col(parent_column).alias(column))
+        orphans = children.join(parents, column, "left_anti").filter(F.col(column).isNotNull())
+        counts.append(
+            orphans.agg(F.coalesce(F.sum("rows"), F.lit(0)).alias("rows")).select(
+                F.lit(table.name).alias("table"), F.lit(rule).alias("rule"), "rows"
+            )
+        )
+    return union(counts)
 
 
 def list_references(table: Table) -> dict[str, tuple[str, str, str]]:
@@ -173,15 +179,14 @@ def read_findings(
     content: bool = False,
 ) -> Findings:
     """Run the three queries and bring their answers together."""
-    partitions = union(
-        build_partition_counts(table, staged[table.name], content=content) for table in tables
-    ).collect()
+    with cached(tables, staged) as frames:
+        partitions = union(
+            build_partition_counts(table, frames[table.name], content=content) for table in tables
+        ).collect()
+        orphans = union(
+            build_orphan_counts(table, frames) for table in tables if table.references
+        ).collect()
     keys = union(build_source_key_counts(t, source_keys[t.name]) for t in tables).collect()
-    orphans = union(
-        build_orphan_counts(table, rule, staged)
-        for table in tables
-        for rule in list_references(table)
-    ).collect()
     counts = {
         **sum_partition_counts(tables, partitions),
         **{(table, SOURCE_KEYS): count for table, count, _ in keys},
@@ -189,6 +194,20 @@ def read_findings(
         **{(table, rule): count for table, rule, count in orphans},
     }
     return Findings(counts, sum_plays_per_day(partitions), read_fingerprints(partitions))
+
+
+@contextmanager
+def cached(
+    tables: Sequence[Table], staged: Mapping[str, DataFrame]
+) -> Iterator[dict[str, DataFrame]]:
+    """The staged tables, in memory those that others refer to: S3 is asked for them only once."""
+    parents = {parent for table in tables for _, parent, _ in list_references(table).values()}
+    frames = {name: rows.cache() if name in parents else rows for name, rows in staged.items()}
+    try:
+        yield frames
+    finally:
+        for name in parents:
+            frames[name].unpersist()
 
 
 def union(frames: Iterable[DataFrame]) -> DataFrame:

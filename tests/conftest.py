@@ -34,6 +34,22 @@ if ARCHIVE.is_file():
 os.environ.setdefault("SPARK_SUBMIT_OPTS", JAVA_OPTIONS)
 
 
+# The modules of make test-quick: what needs no JVM, or one session, and two minutes in all.
+QUICK = {
+    *("test_aws", "test_configs", "test_create", "test_data", "test_docs", "test_emr_config"),
+    *("test_formats", "test_iam_policy", "test_oracle", "test_repo", "test_report_page"),
+    *("test_requests", "test_setup", "test_sources", "test_status", "test_step_logs"),
+    *("test_terminate", "test_transforms"),
+}
+
+
+def pytest_collection_modifyitems(items):
+    """Mark the tests of the quick tier."""
+    for item in items:
+        if item.path.stem in QUICK:
+            item.add_marker(pytest.mark.quick)
+
+
 @pytest.fixture(scope="session")
 def spark():
     """One local session with two cores for all tests that do not need one of their own."""

@@ -103,7 +103,7 @@ def test_a_run_killed_at_any_stage_is_mended_by_the_next(spark, lake_of, tmp_pat
     assert (not (lake / "time").exists(), (plan.parent / "time").exists()) == (True, True)
 
     code, said = signalled_run("SIGTERM", "rename _etl/.*/time to time", "--recover", output)
-    assert "what an earlier run committed may not all be in place" in said
+    assert "the swap of an earlier run may not be complete" in said
     assert (code, said.splitlines()[-1]) == (1, "etl.py: error: interrupted")
 
     assert etl.main(["--recover", output]) == 0
@@ -165,7 +165,7 @@ def test_an_interrupt_of_a_running_job_cleans_up_and_says_that_nothing_changed(t
         wait_for(lambda: list(lake.glob("_etl/2*/song_data/_temporary")), run)
         run.send_signal(signal.Signals[name])
         _, said = run.communicate(timeout=300)
-    assert run.returncode == 1
+    assert run.returncode == 130
     assert "the published tables are as they were: nothing was changed" in said
     assert said.splitlines()[-1] == "etl.py: error: interrupted"
     assert " ERROR " not in said, "what Spark says of tasks cut short is no news"

@@ -77,7 +77,6 @@ def run(tmp_path, monkeypatch):
     """Run a notebook in a copy of the project, in a kernel of its own; returns what it printed."""
     project = tmp_path / "project"
     (project / "exploration").mkdir(parents=True)
-    shutil.copytree(ROOT / "lake", project / "lake")
     for module in ROOT.glob("*.py"):
         shutil.copy(module, project)
     shutil.copytree(ROOT / "lake", project / "lake", ignore=shutil.ignore_patterns("__pycache__"))

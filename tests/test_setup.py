@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.quick
-
 ROOT = Path(__file__).parent.parent
 # All that the scripts may take for granted on a machine.
 TOOLS = (
