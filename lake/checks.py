@@ -127,22 +127,16 @@ def build_source_key_counts(table: Table, source: DataFrame) -> DataFrame:
     )
 
 
-def build_orphan_counts(table: Table, staged: Mapping[str, DataFrame]) -> DataFrame:
-    """One row per reference: table, rule, and how many rows refer to a parent that is not there."""
-    references = list_references(table)
-    # Grouped first: the rows of a fact table have few different combinations of references.
-    columns = [column for column, _, _ in references.values()]
-    children = staged[table.name].groupBy(*columns).agg(F.count(F.lit(1)).alias("rows"))
-    counts = []
-    for rule, (column, parent, parent_column) in references.items():
-        parents = staged[parent].select(F.col(parent_column).alias(column))
-        orphans = children.join(parents, column, "left_anti").filter(F.col(column).isNotNull())
-        counts.append(
-            orphans.agg(F.coalesce(F.sum("rows"), F.lit(0)).alias("rows")).select(
-                F.lit(table.name).alias("table"), F.lit(rule).alias("rule"), "rows"
-            )
-        )
-    return union(counts)
+def build_orphan_counts(table: Table, rule: str, staged: Mapping[str, DataFrame]) -> DataFrame:
+    """One row: table, rule, and how many rows of the table refer to a parent that is not there."""
+    column, parent, parent_column = list_references(table)[rule]
+    parents = staged[parent].select(F.col(parent_column).alias(column))
+    # Grouped first: a fact table has many rows and few different values.
+    children = staged[table.name].groupBy(column).agg(F.count(F.lit(1)).alias("rows"))
+    orphans = children.join(parents, column, "left_anti").filter(F.col(column).isNotNull())
+    return orphans.agg(F.coalesce(F.sum("rows"), F.lit(0)).alias("rows")).select(
+        F.lit(table.name).alias("table"), F.lit(rule).alias("rule"), "rows"
+    )
 
 
 def list_references(table: Table) -> dict[str, tuple[str, str, str]]:
@@ -184,7 +178,9 @@ def read_findings(
             build_partition_counts(table, frames[table.name], content=content) for table in tables
         ).collect()
         orphans = union(
-            build_orphan_counts(table, frames) for table in tables if table.references
+            build_orphan_counts(table, rule, frames)
+            for table in tables
+            for rule in list_references(table)
         ).collect()
     keys = union(build_source_key_counts(t, source_keys[t.name]) for t in tables).collect()
     counts = {

@@ -60,6 +60,10 @@ def spark():
         .config("spark.driver.host", "127.0.0.1")
         .config("spark.driver.bindAddress", "127.0.0.1")
         .config("spark.sql.shuffle.partitions", 2)
+        # Few rows: to compile a query takes longer than to run it. The tests that start processes
+        # of their own, on disk, S3 and YARN, run the compiled queries.
+        .config("spark.sql.codegen.wholeStage", False)
+        .config("spark.sql.codegen.factoryMode", "NO_CODEGEN")
         .config("spark.driver.memory", "2g")
         .getOrCreate()
     )
