@@ -16,6 +16,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from lake.locations import find_overlap
+from lake.paths import ETL
 from lake.tables import TABLES, Table
 
 DL_CFG = Path(__file__).with_name("dl.cfg")
@@ -242,7 +244,9 @@ def load_etl_config(
     tables = [table for table in TABLES if table.partition_choices]
     settings.check_keys("partitions", [table.name for table in tables])
     partitions = {table.name: _partition(settings, table) for table in tables}
-    return dataclasses.replace(load_section(settings, "etl", EtlConfig), partitions=partitions)
+    config = load_section(settings, "etl", EtlConfig)
+    _check_overlap(config)
+    return dataclasses.replace(config, partitions=partitions)
 
 
 def load_emr_config(
@@ -342,6 +346,17 @@ def _read(path: Path) -> configparser.ConfigParser:
     except configparser.Error as error:
         raise ConfigError(" ".join(str(error).split())) from None
     return parser
+
+
+def _check_overlap(config: EtlConfig) -> None:
+    sources = {"song_data": config.song_data, "log_data": config.log_data}
+    found = find_overlap(sources, config.output, [*(table.name for table in TABLES), ETL])
+    if found:
+        name, folder = found
+        raise ConfigError(
+            f"[etl] {name} = {sources[name]} overlaps with {config.output.rstrip('/')}/{folder}, "
+            "which the job replaces: keep the input apart from [etl] output"
+        )
 
 
 def _check_scaling(config: EmrConfig, path: Path) -> None:

@@ -32,9 +32,10 @@ from lake.exit_codes import ExitCode
 from lake.layout import layout_of
 from lake.lines import is_blank, loaded
 from lake.lock import LockedError
-from lake.paths import new_run
+from lake.paths import new_run, readable
 from lake.report import Report, render, tell
 from lake.run import (
+    check_output,
     check_tables,
     cleaned_up,
     locked,
@@ -203,13 +204,14 @@ def run_job(spark: SparkSession, config: EtlConfig, report: Report) -> None:
     set_what_results_depend_on(spark)
     run = open_run(spark, config, report)
     with locked(run.lock), cleaned_up(run):
+        owned = check_output(run)
         song_data = read_source(run, SONG_DATA)
         log_data = read_source(run, LOG_DATA)
         songs, plays = loaded(song_data), build_plays(log_data)
         tables = build_tables(song_data, log_data, plan_layout(run, plays))
         stage_tables(run, tables)
         fingerprints = check_tables(run, songs, plays)
-        publish_tables(run, fingerprints)
+        publish_tables(run, fingerprints, owned)
 
 
 def recover(spark: SparkSession, config: EtlConfig, report: Report) -> None:
@@ -223,7 +225,7 @@ def show_tables(spark: SparkSession, config: EtlConfig, rows: int) -> None:
     """Print the first rows of each published table."""
     storage = open_storage(spark, config.output)
     for table in TABLES if rows else ():
-        print(f"{table.name}: {storage.path(table.name)}")
+        print(f"{table.name}: {readable(storage.path(table.name))}")
         published = spark.read.schema(table.schema).parquet(storage.path(table.name))
         published.orderBy(*table.sort_by).limit(rows).show(rows, truncate=24)
 

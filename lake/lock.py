@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from lake.formats import utc_now
-from lake.paths import ETL, LOCK
+from lake.paths import ETL, LOCK, readable
 from lake.storage import MissingError, Storage, StorageError
 
 
@@ -94,15 +94,20 @@ class Lock:
             if holder != self.holder:
                 other = f"run {holder.run} on {holder.host} holds" if holder else "nobody holds"
                 raise LockedError(
-                    f"the lock on {self.storage.root} was taken from this run: {other} it now. "
-                    "This run stops; see what became of the other before you start a new one"
+                    f"the lock on {readable(self.storage.root)} was taken from this run: {other} "
+                    "it now. This run stops; see what became of the other before you start another"
                 )
             self._write()
 
     def assert_not_taken(self) -> None:
-        """Raise LockedError if LOCK is gone or names another run; half a LOCK is no proof."""
-        if read_holder(self.storage) or not self.storage.exists(LOCK):
+        """Raise LockedError if the lock is lost."""
+        if self.is_lost():
             self.assert_held(ask=True)
+
+    def is_lost(self) -> bool:
+        """Whether LOCK is gone or names another run; half a LOCK is no proof."""
+        holder = read_holder(self.storage)
+        return holder != self.holder if holder else not self.storage.exists(LOCK)
 
     def release(self) -> None:
         """Stop the heartbeat and delete LOCK if it is ours; if that fails, the lease runs out."""
@@ -122,9 +127,9 @@ class Lock:
             else "a run that does not give its name"
         )
         raise LockedError(
-            f"{who} is at work on {self.storage.root}, last heard of {max(age, 0):.0f} s ago. Wait "
-            f"for it; if it is dead, its lock lapses {self.lease_seconds / 60:g} minutes after "
-            f"that, or delete {self.storage.path(LOCK)}"
+            f"{who} is at work on {readable(self.storage.root)}, last heard of {max(age, 0):.0f} s "
+            f"ago. Wait for it; if it is dead, its lock lapses {self.lease_seconds / 60:g} minutes "
+            f"after that, or delete {readable(self.storage.path(LOCK))}"
         )
 
     def _died_here(self, holder: Holder) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 
 from lake.formats import utc_now
@@ -11,12 +12,18 @@ LOCK = f"{ETL}/LOCK"
 REPORTS = f"{ETL}/reports"
 REJECTS = f"{ETL}/rejects"
 PUBLISHED = f"{ETL}/published.json"
-KEPT = ("reports", "rejects")  # the folders in _etl that are no run's staging area
+PROBE = ".etl-probe"  # hidden, beside the tables: shows that the swap can move files there
+RUN = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{6}")  # what new_run() makes; no other folder is a run's
 
 
 def new_run() -> str:
     """A name for this run that sorts by time."""
     return f"{utc_now():%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
+
+
+def is_run(name: str) -> bool:
+    """Whether a folder of _etl carries the name of a run, so that it is this job's to delete."""
+    return RUN.fullmatch(name) is not None
 
 
 def staged_path(run: str, name: str) -> str:
@@ -34,9 +41,20 @@ def partition_of(file: str) -> str:
     return file.rpartition("/")[0]
 
 
+def folders_above(path: str) -> list[str]:
+    """The folders that a relative path is in, the outermost first; without the root."""
+    parts = path.split("/")
+    return ["/".join(parts[:depth]) for depth in range(1, len(parts))]
+
+
 def is_hidden(path: str) -> bool:
     """Whether readers pass over a file: a name in its relative path begins with _ or a dot.
 
     Spark, Athena and Redshift Spectrum all follow this rule of Hadoop's.
     """
     return any(name.startswith(("_", ".")) for name in path.split("/"))
+
+
+def readable(path: str) -> str:
+    """A path as a shell takes it: a local one without the scheme that Hadoop puts before it."""
+    return re.sub("^file:(//)?(?=/)", "", path)

@@ -13,20 +13,39 @@ import json
 import re
 import secrets
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from lake.paths import ETL, KEPT, PUBLISHED, REJECTS, REPORTS, partition_of, plan_path, staged_path
-from lake.storage import MissingError, Storage, StorageError
+from lake.paths import (
+    ETL,
+    REJECTS,
+    REPORTS,
+    folders_above,
+    is_hidden,
+    is_run,
+    partition_of,
+    plan_path,
+    readable,
+    staged_path,
+)
+from lake.published import (
+    Contents,
+    Fingerprints,
+    build_contents,
+    find_unchanged,
+    read_report,
+    refuse_foreign_files,
+    write_contents,
+)
+from lake.report import Report, now
+from lake.storage import Storage, StorageError
+from lake.tables import TABLES
 
 if TYPE_CHECKING:
     from lake.lock import Lock
 
 # ---- Plan, commit, swap --------------------------------------------------------------------------
-
-Fingerprints = Mapping[str, Mapping[str, str]]  # table -> partition -> row count and hash
-Content = Mapping[str, Any]  # of a partition: its fingerprint, and its files with their bytes
-Contents = Mapping[str, Mapping[str, Content]]  # table -> partition -> content
 
 
 @dataclass(frozen=True)
@@ -48,10 +67,16 @@ class TablePlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """One run's commit record: once it is written, the staged tables are the tables."""
+    """One run's commit record: once it is written, the staged tables are the tables.
+
+    It carries what to note when all is in place, so that any later run can finish this one: what is
+    published then, and the report. Plans of an older version of this job have neither.
+    """
 
     run: str
     tables: Sequence[TablePlan]
+    contents: Contents | None = None
+    report: Mapping[str, Any] | None = None
 
 
 def build_table_plan(
@@ -75,38 +100,46 @@ def build_table_plan(
 
 
 def build_plan(
-    storage: Storage, run: str, tables: Sequence[str], fingerprints: Fingerprints
-) -> tuple[Plan, Contents]:
+    storage: Storage,
+    report: Report,
+    tables: Sequence[str],
+    fingerprints: Fingerprints,
+    owned: Contents,
+) -> Plan:
     """The plan that replaces the published tables by a run's staged ones.
 
-    Also returns what the published partitions will hold then. Where there are fingerprints, the
-    plan leaves out each partition whose published rows equal the staged ones.
+    Where there are fingerprints, the plan leaves out each partition whose published rows equal the
+    staged ones. Raises ForeignFilesError where files arrived that this job did not write.
     """
-    staged = {table: storage.files(staged_path(run, table)) for table in tables}
-    for table, files in staged.items():
-        if not files:
-            raise StorageError(
-                f"nothing is staged in {storage.path(staged_path(run, table))}: another process "
-                "has removed it, and an empty table is not published"
-            )
-    known = read_contents(storage) if fingerprints else {}
+    staged = {table: storage.files(staged_path(report.run, table)) for table in tables}
+    published = {table: storage.files(table) for table in tables}
+    refuse_foreign_files(storage, published, owned)
     planned, contents = [], {}
     for table, new in staged.items():
-        old, rows = storage.files(table), fingerprints.get(table, {})
-        unchanged = find_unchanged(new, old, rows, known.get(table, {}))
+        if not new:
+            raise StorageError(
+                f"nothing is staged in {readable(storage.path(staged_path(report.run, table)))}: "
+                "another process has removed it, and an empty table is not published"
+            )
+        old, rows = published[table], fingerprints.get(table, {})
+        unchanged = find_unchanged(new, old, rows, owned.get(table, {}))
         contents[table] = {**build_contents(new, rows), **unchanged}
         planned.append(
             build_table_plan(
                 table, new, old, unchanged=unchanged, atomic_rename=storage.atomic_rename
             )
         )
-    return Plan(run, [table for table in planned if table.put]), contents
+    return Plan(report.run, [table for table in planned if table.put], contents, asdict(report))
 
 
 def commit(storage: Storage, lock: Lock, plan: Plan) -> None:
     """Write the plan in one atomic step; from here on the new tables are the ones that count."""
     draft, final = f"{ETL}/{plan.run}/plan.draft", plan_path(plan.run)
+    # A plan that outlives the files it names, as it might after a power cut, would lose them.
+    for table in plan.tables:
+        storage.sync(staged_path(plan.run, table.name))
     storage.write(draft, json.dumps(asdict(plan)))
+    storage.sync(draft)
     # Checked after the draft is written: a run that takes the lock over from now on deletes the
     # draft, and then our rename fails.
     lock.assert_held(ask=True)
@@ -115,6 +148,7 @@ def commit(storage: Storage, lock: Lock, plan: Plan) -> None:
     except StorageError:
         if not storage.exists(final):  # the rename may have worked and only its answer been lost
             raise
+    storage.sync(final)
 
 
 def swap(storage: Storage, lock: Lock, plan: Plan) -> None:
@@ -132,30 +166,31 @@ def swap(storage: Storage, lock: Lock, plan: Plan) -> None:
 
 def swap_table(storage: Storage, lock: Lock, run: str, table: TablePlan) -> None:
     """Put one table's units in place and remove those that the new table does not have."""
-    published = _by_unit(storage.files(table.name), table)
-    staged = _by_unit(storage.files(staged_path(run, table.name)), table)
+    published = _by_unit(storage.all_files(table.name), table)
+    staged = _by_unit(storage.all_files(staged_path(run, table.name)), table)
     for unit, planned in table.put.items():
         target = f"{table.name}/{unit}".rstrip("/")
         steps = build_steps(set(planned), published.get(unit, set()), staged.get(unit, set()))
         if steps is None:
             raise StorageError(
-                f"cannot put {storage.path(target)} in place: files that "
-                f"{storage.path(plan_path(run))} names are gone; restore them, or delete that "
-                "plan and run again"
+                f"cannot put {readable(storage.path(target))} in place: files that "
+                f"{readable(storage.path(plan_path(run)))} names are gone; restore them, or delete "
+                "that plan and run again"
             )
         for step in steps:
             lock.assert_held()
-            take_step(storage, step, run, target)
+            take_step(storage, lock, step, run, target)
     for unit in table.remove:
         lock.assert_held()
-        retire(storage, run, f"{table.name}/{unit}")
+        remove_unit(storage, run, f"{table.name}/{unit}", published.get(unit, set()))
 
 
 class Action(enum.Enum):
     """How one step of a swap changes files."""
 
-    RETIRE = enum.auto()  # take the old unit away
-    MOVE = enum.auto()  # move a staged file, or the whole unit, to its place
+    KEEP = enum.auto()  # move a hidden file, which is not ours, to the staged unit
+    EXCHANGE = enum.auto()  # take the old unit away and put the staged one in its place
+    MOVE = enum.auto()  # move a staged file to its place
     DELETE = enum.auto()  # delete a file that the new unit does not have
 
 
@@ -168,94 +203,104 @@ class Step:
 
 
 def build_steps(planned: set[str], published: set[str], staged: set[str]) -> list[Step] | None:
-    """The steps left to do for one unit, by where its files are; None if a file is nowhere."""
+    """The steps left to do for one unit, by where its files are; None if a file is nowhere.
+
+    Hidden files are not in the plan: someone else's, they stay in the unit's folder.
+    """
     if not planned <= published | staged:
         return None
+    hidden = {file for file in published if is_hidden(file)}
     if not planned & published:
-        # Retire even a folder without data: a rename would move the new one into it.
-        return [Step(Action.RETIRE), Step(Action.MOVE)]
+        # Take even a folder without data away: a rename would move the new one into it.
+        return [*(Step(Action.KEEP, file) for file in sorted(hidden)), Step(Action.EXCHANGE)]
     # On S3 a rename copies file by file and can stop half-way: the other files follow one by one.
-    stale = [Step(Action.DELETE, file) for file in sorted(published - planned)]
-    return stale + [Step(Action.MOVE, file) for file in sorted(planned - published)]
+    stale = [Step(Action.DELETE, file) for file in sorted(published - hidden - planned)]
+    kept = {file for file in staged if is_hidden(file)}
+    return stale + [Step(Action.MOVE, file) for file in sorted((planned | kept) - published)]
 
 
-def take_step(storage: Storage, step: Step, run: str, target: str) -> None:
+def take_step(storage: Storage, lock: Lock, step: Step, run: str, target: str) -> None:
     """Carry out one step on the unit at target."""
     path = f"{target}/{step.file}".rstrip("/")
-    if step.action is Action.RETIRE:
-        retire(storage, run, target)
+    if step.action is Action.EXCHANGE:
+        exchange(storage, lock, run, target)
     elif step.action is Action.DELETE:
         storage.delete(path)
+    elif step.action is Action.KEEP:
+        storage.delete(staged_path(run, path))  # a copy, if S3 was broken off inside of the rename
+        storage.rename(path, staged_path(run, path))
     else:
         storage.rename(staged_path(run, path), path)
 
 
-def retire(storage: Storage, run: str, path: str) -> None:
-    """Remove an old unit, if there is one: by a rename where that is atomic, else by a delete."""
+def exchange(storage: Storage, lock: Lock, run: str, target: str) -> None:
+    """Take the old unit away and put the staged one in its place.
+
+    A run that was paused may lose its lock between two steps. Then what it took away may be another
+    run's table, and is put back.
+    """
+    aside = retire(storage, run, target)
+    try:
+        storage.rename(staged_path(run, target), target)
+    except StorageError:
+        if aside and lock.is_lost():
+            with suppress(StorageError):  # something is there again
+                storage.rename(aside, target)
+        raise
+
+
+def retire(storage: Storage, run: str, path: str) -> str:
+    """Take an old unit away, if there is one, and return where to: by a rename where it is atomic.
+
+    Else it is deleted, and '' is returned.
+    """
     if not storage.atomic_rename:
         storage.delete(path)
-    elif storage.exists(path):
-        aside = secrets.token_hex(3)  # a repeated swap may retire the same unit again
-        storage.rename(path, f"{ETL}/{run}/retired/{aside}/{path}")
+        return ""
+    if not storage.exists(path):
+        return ""
+    # A repeated swap may retire the same unit again.
+    aside = f"{ETL}/{run}/retired/{secrets.token_hex(3)}/{path}"
+    storage.rename(path, aside)
+    return aside
 
 
-# ---- Partitions that can stay as they are --------------------------------------------------------
+def remove_unit(storage: Storage, run: str, path: str, published: Collection[str]) -> None:
+    """Remove a unit that the new table does not have, but not the hidden files in it."""
+    visible = sorted(file for file in published if not is_hidden(file))
+    if len(visible) == len(published):
+        retire(storage, run, path)
+        return
+    for file in visible:
+        storage.delete(f"{path}/{file}")
 
 
-def find_unchanged(
-    staged: Mapping[str, int],
-    published: Mapping[str, int],
-    fingerprints: Mapping[str, str],
-    known: Mapping[str, Content],
-) -> dict[str, Content]:
-    """The published partitions whose rows and file sizes equal the staged ones.
+def settle(storage: Storage, plan: Plan, report: Mapping[str, Any]) -> None:
+    """When all is in place: note what is published, write the report, and drop the staging area.
 
-    A note about a partition counts only while the files that it names are still there, unchanged.
+    The order holds through a power cut as well: the plan goes when all else is on the disk.
     """
-    new, old = build_contents(staged, fingerprints), build_contents(published, fingerprints)
-    unchanged = {
-        partition: content
-        for partition, content in old.items()
-        if content == known.get(partition) and _sizes(content) == _sizes(new.get(partition, {}))
-    }
-    # finish() drops a plan none of whose files exist, so it would drop a plan that only removes
-    # partitions. Such a plan puts one unchanged partition in place as well.
-    if unchanged.keys() == new.keys() and not _by_partition(published).keys() <= new.keys():
-        return dict(list(unchanged.items())[1:])
-    return unchanged
+    units = [
+        f"{table.name}/{unit}" for table in plan.tables for unit in (*table.put, *table.remove)
+    ]
+    storage.sync_names(unit.rstrip("/") for unit in units)
+    contents = plan.contents
+    if contents is None:  # the plan of an older version
+        contents = {table.name: build_contents(storage.files(table.name), {}) for table in TABLES}
+    write_contents(storage, contents)
+    if report:
+        path = f"{REPORTS}/{plan.run}.json"
+        storage.write(path, json.dumps(report, indent=2) + "\n")
+        storage.sync(path)
+    drop_staging(storage, plan.run)
 
 
-def describe_unchanged(plan: Plan, contents: Contents) -> str:
+def describe_unchanged(plan: Plan) -> str:
     """How many of all partitions a plan leaves as they are."""
+    contents = plan.contents or {}
     put = [len(contents[table.name] if "" in table.put else table.put) for table in plan.tables]
     total = sum(map(len, contents.values()))
     return f"{total - sum(put):,} of {total:,} partitions were up to date"
-
-
-def build_contents(files: Mapping[str, int], fingerprints: Mapping[str, str]) -> dict[str, Content]:
-    """For each partition the fingerprint of its rows, and its files with their bytes."""
-    contents: dict[str, Content] = {
-        partition: {"rows": rows, "files": {}} for partition, rows in fingerprints.items()
-    }
-    for file, size in files.items():
-        if partition_of(file) in contents:
-            contents[partition_of(file)]["files"][file] = size
-    return {partition: content for partition, content in contents.items() if content["files"]}
-
-
-def read_contents(storage: Storage) -> Contents:
-    """What the last run noted about the published partitions; nothing if that is damaged."""
-    try:
-        tables = json.loads(storage.read(PUBLISHED))
-        return {table: dict(partitions) for table, partitions in tables.items()}
-    except (MissingError, ValueError, TypeError, AttributeError):
-        return {}
-
-
-def write_contents(storage: Storage, contents: Contents) -> None:
-    """Note what is published now; the next run swaps every partition that has no true note."""
-    if any(contents.values()):
-        storage.write(PUBLISHED, json.dumps(contents))
 
 
 # ---- After a run that was interrupted ------------------------------------------------------------
@@ -264,18 +309,20 @@ def write_contents(storage: Storage, contents: Contents) -> None:
 def recover(storage: Storage, lock: Lock) -> list[str]:
     """Finish every committed swap and delete what dead runs staged; returns a line a commit."""
     told = []
-    for run in storage.folders(ETL):
-        if run in (*KEPT, lock.holder.run):
+    for run in filter(is_run, storage.folders(ETL)):
+        if run == lock.holder.run:
             continue
         if storage.exists(plan_path(run)):
             told.append(finish(storage, lock, read_plan(storage, run)))
         lock.assert_held()
         drop_staging(storage, run)
+    for folder in (ETL, REPORTS):
+        storage.drop_drafts(folder)
     return told
 
 
 def finish(storage: Storage, lock: Lock, plan: Plan) -> str:
-    """Finish the swap of a committed run, unless none of its planned files is left."""
+    """Finish the swap of a committed run and write its report, unless none of its files is left."""
     found = (
         table.files
         & {*storage.files(table.name), *storage.files(staged_path(plan.run, table.name))}
@@ -285,17 +332,32 @@ def finish(storage: Storage, lock: Lock, plan: Plan) -> str:
         # A later run has replaced all of it; only deleting this plan had failed.
         return f"dropped the plan of run {plan.run}: none of its files is left"
     swap(storage, lock, plan)
+    known = read_report(storage, plan.run) or {}
+    has_report = known.get("status") == "published"  # only the staging area was still there
+    report = known if has_report else {**(plan.report or {}), "status": "published"}
+    settle(storage, plan, {**report, "finished": now()} if plan.report else {})
     return f"finished the swap of run {plan.run}, which was interrupted after its commit"
 
 
-def abandon(storage: Storage, run: str) -> str:
+COMMITTED = (
+    "run {run} is committed: what is not in place yet the next run puts there, and so does "
+    "--recover; until then a reader can meet old and new side by side"
+)
+
+
+def abandon(storage: Storage, lock: Lock, report: Report) -> str:
     """Clean up after a run that failed; returns what became of the published tables."""
+    run = report.run
+    if report.status == "published":
+        return f"run {run} has published its tables; only old reports may be left"
     try:
-        if storage.exists(plan_path(run)):
+        if lock.is_lost():
             return (
-                f"run {run} is committed: what is not in place yet the next run puts there, and so "
-                "does --recover; until then a reader can meet old and new side by side"
+                f"run {run} has lost its lock, so it deletes nothing: the run that took it "
+                "finishes what was committed, and the next run deletes what was only staged"
             )
+        if storage.exists(plan_path(run)):
+            return COMMITTED.format(run=run)
         drop_staging(storage, run)
     except StorageError as error:
         return (
@@ -305,9 +367,20 @@ def abandon(storage: Storage, run: str) -> str:
     return "the published tables are as they were: nothing was changed"
 
 
+def describe_fate(report: Report) -> str:
+    """What becomes of a run that was interrupted again while it cleaned up."""
+    if report.status == "failed":
+        return (
+            f"run {report.run} was interrupted before it had cleaned up: the next run deletes what "
+            "it staged, or finishes it if it was committed, and so does --recover"
+        )
+    return COMMITTED.format(run=report.run)
+
+
 def drop_staging(storage: Storage, run: str) -> None:
     """Delete a run's staging area, the plan first: a plan must not outlive the files it names."""
     storage.delete(plan_path(run))
+    storage.sync_names([plan_path(run)])
     storage.delete(f"{ETL}/{run}")
 
 
@@ -315,7 +388,7 @@ def keep_latest(storage: Storage, keep: int) -> None:
     """Delete the reports and rejects of all runs but the latest ones."""
     reports = {report.removesuffix(".json") for report in storage.files(REPORTS)}
     rejects = set(storage.folders(REJECTS))  # a killed run has rejects but no report
-    for run in sorted(reports | rejects)[:-keep]:
+    for run in sorted(filter(is_run, reports | rejects))[:-keep]:
         storage.delete(f"{REPORTS}/{run}.json")
         storage.delete(f"{REJECTS}/{run}")
 
@@ -324,12 +397,13 @@ def read_plan(storage: Storage, run: str) -> Plan:
     """The commit record of a run."""
     try:
         plan = json.loads(storage.read(plan_path(run)))
-        return Plan(plan["run"], [TablePlan(**table) for table in plan["tables"]])
+        tables = [TablePlan(**table) for table in plan["tables"]]
+        return Plan(plan["run"], tables, plan.get("contents"), plan.get("report"))
     except (ValueError, KeyError, TypeError):
         raise StorageError(
-            f"cannot read the plan {storage.path(plan_path(run))}: it is damaged, or of another "
-            "version of this job. Move the tables beside it into place by hand, or delete it, then "
-            "run again"
+            f"cannot read the plan {readable(storage.path(plan_path(run)))}: it is damaged, or of "
+            "another version of this job. Move the tables beside it into place by hand, or delete "
+            "it, then run again"
         ) from None
 
 
@@ -340,14 +414,15 @@ def _by_partition(files: Collection[str]) -> dict[str, list[str]]:
     return partitions
 
 
-def _sizes(content: Mapping[str, Any]) -> list[int]:
-    return sorted(content.get("files", {}).values())
-
-
 def _by_unit(files: Collection[str], table: TablePlan) -> dict[str, set[str]]:
+    """The files by the plan's units, relative to the unit; those in no unit stay as they are."""
     if "" in table.put:
         return {"": set(files)}
-    return {unit: set(names) for unit, names in _by_partition(files).items()}
+    units: dict[str, set[str]] = {unit: set() for unit in (*table.put, *table.remove)}
+    for file in files:
+        for unit in units.keys() & set(folders_above(file)):
+            units[unit].add(file[len(unit) + 1 :])
+    return units
 
 
 def _layout(partitions: Mapping[str, Sequence[str]]) -> set[str]:

@@ -31,7 +31,7 @@ class Report:
     """What one run did; it becomes <output>/_etl/reports/<run>.json."""
 
     run: str
-    status: str = "failed"  # until all is in place
+    status: str = "failed"  # until it is committed, and then published
     started: str = field(default_factory=now)
     finished: str = ""
     seconds: dict[str, float] = field(default_factory=dict)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from py4j.protocol import Py4JError, Py4JJavaError
@@ -29,7 +28,9 @@ from lake.checks import (
 from lake.layout import Sizes, count_partitions, lay_out, new_writer, stage_table
 from lake.lines import LOADED, rejected
 from lake.lock import Lock
-from lake.paths import REJECTS, REPORTS, partition_of, staged_path
+from lake.ownership import probe_rename, refuse_obstacles
+from lake.paths import REJECTS, REPORTS, partition_of, readable, staged_path
+from lake.published import Contents, read_last_report, read_owned, refuse_foreign_files
 from lake.report import Report, now, tell
 from lake.sources import (
     Source,
@@ -45,7 +46,7 @@ from lake.tables import SONGPLAYS, SONGS, TIME, Table, partitioned_tables, store
 
 if TYPE_CHECKING:
     from configs import EtlConfig
-    from lake.publishing import Fingerprints
+    from lake.published import Fingerprints
 
 LayOut = Callable[[Table, DataFrame], DataFrame]
 
@@ -93,6 +94,19 @@ def locked(lock: Lock) -> Iterator[None]:
         lock.release()
 
 
+def check_output(run: Run) -> Contents:
+    """Raise StorageError unless the run may and can replace the tables; returns what is its own.
+
+    Comes before anything is read, so that a run that may not publish ends at once.
+    """
+    names = [table.name for table in run.tables]
+    refuse_obstacles(run.storage, names)
+    owned = read_owned(run.storage)
+    refuse_foreign_files(run.storage, {name: run.storage.files(name) for name in names}, owned)
+    probe_rename(run.storage, run.report.run)
+    return owned
+
+
 def finish_earlier_runs(lock: Lock) -> None:
     """Finish the swap of every run that was interrupted after its commit, and say so."""
     try:
@@ -110,14 +124,23 @@ def cleaned_up(run: Run) -> Iterator[None]:
         yield
     except BaseException as error:
         run.report.error = one_line(error)
-        with suppress(Py4JError):
-            cancel_jobs(run.spark, interrupted=isinstance(error, KeyboardInterrupt))
-        tell(publishing.abandon(run.storage, run.report.run))
-        with suppress(StorageError):  # the user needs the first error, not this one
-            write_report(run.storage, run.report)
-            if isinstance(error, Exception):
-                run.lock.assert_not_taken()  # the run that took it has deleted what was staged
+        try:
+            clean_up(run, error)
+        except KeyboardInterrupt:  # once more
+            tell(publishing.describe_fate(run.report))
+            raise error from None
         raise
+
+
+def clean_up(run: Run, error: BaseException) -> None:
+    """Stop what still runs, delete what is staged unless it is committed, and report the error."""
+    with suppress(Py4JError):
+        cancel_jobs(run.spark, interrupted=isinstance(error, KeyboardInterrupt))
+    tell(publishing.abandon(run.storage, run.lock, run.report))
+    with suppress(StorageError):  # the user needs the first error, not this one
+        write_report(run.storage, run.report)
+        if isinstance(error, Exception):
+            run.lock.assert_not_taken()  # the run that took it has deleted what was staged
 
 
 def write_report(storage: Storage, report: Report) -> None:
@@ -148,7 +171,7 @@ def read_source(run: Run, source: Source) -> DataFrame:
     if account["rejected"]:
         rejects = run.storage.path(f"{REJECTS}/{run.report.run}/{source.name}")
         rejected(records).coalesce(1).write.json(rejects)
-        tell(f"           {source.name}: rejected records are in {rejects}")
+        tell(f"           {source.name}: rejected records are in {readable(rejects)}")
     check_account(source.name, path, account, run.config.max_rejected_percent)
     return records
 
@@ -260,15 +283,13 @@ def note_findings(report: Report, found: Findings, files: Mapping[str, Mapping[s
 
 def warn_of_shrinkage(run: Run) -> None:
     """Warn where the lake holds much less than after the last published run."""
-    for name in sorted(run.storage.files(REPORTS), reverse=True):
-        previous = json.loads(run.storage.read(f"{REPORTS}/{name}"))
-        if previous["status"] == "published":
-            rows = {table: known["rows"] for table, known in run.report.tables.items()}
-            before = {table: known["rows"] for table, known in previous["tables"].items()}
-            matched = run.report.matched_plays
-            for warning in find_shrinkage(rows, matched, before, previous["matched_plays"]):
-                run.report.warn(warning)
-            return
+    previous = read_last_report(run.storage)
+    if previous:
+        rows = {table: known["rows"] for table, known in run.report.tables.items()}
+        before = {table: known["rows"] for table, known in previous["tables"].items()}
+        matched = run.report.matched_plays
+        for warning in find_shrinkage(rows, matched, before, previous["matched_plays"]):
+            run.report.warn(warning)
 
 
 def find_fingerprints(found: Findings, files: Mapping[str, Collection[str]]) -> Fingerprints:
@@ -285,18 +306,18 @@ def find_fingerprints(found: Findings, files: Mapping[str, Collection[str]]) -> 
 # ---- Publish -------------------------------------------------------------------------------------
 
 
-def publish_tables(run: Run, fingerprints: Fingerprints) -> None:
+def publish_tables(run: Run, fingerprints: Fingerprints, owned: Contents) -> None:
     """Commit the staged tables and swap them in; after the commit a run can only be finished."""
     with run.report.stage("commit"):
         names = [table.name for table in run.tables]
-        plan, contents = publishing.build_plan(run.storage, run.report.run, names, fingerprints)
+        plan = publishing.build_plan(run.storage, run.report, names, fingerprints, owned)
         publishing.commit(run.storage, run.lock, plan)
+        run.report.status = "committed"
     with run.report.stage("swap") as facts:
         publishing.swap(run.storage, run.lock, plan)
-        publishing.write_contents(run.storage, contents)
         if fingerprints:
-            facts.append(publishing.describe_unchanged(plan, contents))
+            facts.append(publishing.describe_unchanged(plan))
+    report = {**asdict(run.report), "status": "published", "finished": now()}
+    publishing.settle(run.storage, plan, report)
     run.report.status = "published"
-    write_report(run.storage, run.report)
-    publishing.drop_staging(run.storage, run.report.run)
     publishing.keep_latest(run.storage, run.config.keep_reports)

@@ -13,14 +13,15 @@ import re
 import secrets
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from py4j.protocol import Py4JError, Py4JJavaError
 
-from lake.paths import is_hidden
+from lake.paths import ETL, folders_above, is_hidden, readable
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -30,6 +31,9 @@ ATOMIC_RENAME = ("file", "hdfs", "viewfs")
 # How a FileStatus prints itself. One text for the whole listing takes one call into the JVM, where
 # asking each FileStatus for its path and length would take three a file.
 FILE_STATUS = re.compile(r"\{path=(.*?); isDirectory=false; length=(\d+);")
+# A small file is written beside its place first, under such a name. A young one may be in use.
+DRAFT = re.compile(r"\.(LOCK|[\w.-]+\.json)\.[0-9a-f]{6}")
+DRAFT_SECONDS = 60
 NOT_ALLOWED = "the file system refused; check that this user may write to the folders above"
 
 
@@ -59,6 +63,9 @@ class Storage(Protocol):
     def files(self, relative: str) -> dict[str, int]:
         """The visible files below a folder, relative to it, with their bytes; {} without one."""
 
+    def all_files(self, relative: str) -> dict[str, int]:
+        """The same, with the hidden files."""
+
     def folders(self, relative: str) -> list[str]:
         """The names of the folders directly in a folder, in order; [] without a folder."""
 
@@ -76,6 +83,18 @@ class Storage(Protocol):
 
     def delete(self, relative: str) -> None:
         """Delete a file, or a folder with all in it; do nothing where there is none."""
+
+    def sync(self, relative: str) -> None:
+        """Make a file, or a folder with all in it, outlast a power cut, its name included."""
+
+    def sync_names(self, relatives: Iterable[str]) -> None:
+        """Make it outlast a power cut which of these files and folders there are."""
+
+    def drop_drafts(self, relative: str) -> None:
+        """Delete what a write that was killed has left in a folder."""
+
+    def obstacle(self, relative: str) -> str:
+        """Why a folder could not be moved to the job's own, such as 'is a link'; '' if it can."""
 
 
 def open_storage(spark: SparkSession, root: str) -> Storage:
@@ -121,7 +140,11 @@ class HadoopStorage:
 
     def files(self, relative: str) -> dict[str, int]:
         """The visible files below a folder, relative to it, with their bytes; {} without one."""
-        found = FILE_STATUS.findall(str(self.statuses(relative).toString()))
+        return _visible(self.all_files(relative))
+
+    def all_files(self, relative: str) -> dict[str, int]:
+        """The files below a folder, hidden ones included."""
+        found = FILE_STATUS.findall(str(self._all_statuses(relative).toString()))
         start = len(self.path(relative).rstrip("/")) + 1
         return {path[start:]: int(size) for path, size in found}
 
@@ -130,20 +153,23 @@ class HadoopStorage:
 
         It takes a few calls into the JVM for any number of files, and on S3 a request a thousand.
         """
+        found = self._all_statuses(relative)
+        start = len(self.path(relative).rstrip("/"))
+        paths = [path for path, _ in FILE_STATUS.findall(str(found.toString()))]
+        for index in reversed(range(len(paths))):
+            if is_hidden(paths[index][start:].lstrip("/")):
+                del found[index]
+        return found
+
+    def _all_statuses(self, relative: str) -> Any:  # noqa: ANN401 (a Java object)
         with _one_line("list", self.path(relative)):
             try:
-                found = self._to_list(self._filesystem.listFiles(self._path(relative), True))
+                return self._to_list(self._filesystem.listFiles(self._path(relative), True))
             except Py4JJavaError as error:
                 # With real folders it may be a folder further down that was deleted meanwhile.
                 if not _is_missing(error) or (not self.is_flat and self.exists(relative)):
                     raise
                 return self._new_list()
-            start = len(self.path(relative).rstrip("/"))
-            paths = [path for path, _ in FILE_STATUS.findall(str(found.toString()))]
-            for index in reversed(range(len(paths))):
-                if is_hidden(paths[index][start:].lstrip("/")):
-                    del found[index]
-            return found
 
     def folders(self, relative: str) -> list[str]:
         """The names of the folders directly in a folder, in order."""
@@ -209,6 +235,22 @@ class HadoopStorage:
         with _one_line("delete", self.path(relative)):
             self._change(delete)
 
+    def sync(self, relative: str) -> None:
+        """Do nothing: such a store answers a write when it is kept."""
+
+    def sync_names(self, relatives: Iterable[str]) -> None:
+        """Do nothing, as sync."""
+
+    def drop_drafts(self, relative: str) -> None:
+        """Do nothing: a file is written in its place."""
+
+    def obstacle(self, relative: str) -> str:
+        """Whether a file is in the place of a folder; these stores have no links or mounts."""
+        with contextlib.suppress(MissingError), _one_line("look up", self.path(relative)):
+            if self._filesystem.getFileStatus(self._path(relative)).isFile():
+                return "is a file"
+        return ""
+
     def _change(self, change: Callable[[], None]) -> None:
         """Change files in another thread, so that Ctrl-C cannot break a change off half-way.
 
@@ -242,12 +284,18 @@ class Disk:
 
     def files(self, relative: str) -> dict[str, int]:
         """The visible files below a folder, relative to it, with their bytes; {} without one."""
+        return _visible(self.all_files(relative))
+
+    def all_files(self, relative: str) -> dict[str, int]:
+        """The files below a folder, hidden ones included; a hidden link counts as a file."""
         start, found = self._local(relative), {}
         with _one_line("list", self.path(relative)):
             for folder, names, files in os.walk(start, onerror=_raise, followlinks=True):
-                names[:] = [name for name in names if not is_hidden(name)]
-                for path in (Path(folder) / file for file in files if not is_hidden(file)):
-                    found[path.relative_to(start).as_posix()] = path.stat().st_size
+                at = Path(folder).relative_to(start)
+                links = [n for n in names if is_hidden(n) and Path(folder, n).is_symlink()]
+                names[:] = [name for name in names if name not in links]
+                for name in (*files, *links):
+                    found[(at / name).as_posix()] = Path(folder, name).lstat().st_size
         return found
 
     def folders(self, relative: str) -> list[str]:
@@ -296,8 +344,66 @@ class Disk:
             else:
                 path.unlink(missing_ok=True)
 
+    def sync(self, relative: str) -> None:
+        """Write a file, or a folder with all in it, through to the disk, its name included."""
+        path = self._local(relative)
+        with _one_line("sync", self.path(relative)):
+            # Without an error where the folder is missing: what uses it next says so better.
+            for folder, _, files in os.walk(path):
+                for file in (*files, ""):
+                    _fsync(Path(folder, file))
+            if path.is_file():
+                _fsync(path)
+        self.sync_names([relative])
+
+    def sync_names(self, relatives: Iterable[str]) -> None:
+        """Write the folders above these paths through to the disk, up to the lake's root."""
+        folders = {folder for relative in relatives for folder in ("", *folders_above(relative))}
+        with _one_line("sync", self.root):
+            for folder in sorted(folders, key=len, reverse=True):
+                if self._local(folder).is_dir():
+                    _fsync(self._local(folder))
+        with contextlib.suppress(OSError):  # a folder that only others may read
+            _fsync(self._local("").parent)
+
+    def drop_drafts(self, relative: str) -> None:
+        """Delete what a write that was killed has left in a folder."""
+        for draft in self._local(relative).glob(".*"):
+            with contextlib.suppress(OSError):  # this very moment it may become LOCK
+                is_old = time.time() - draft.stat().st_mtime > DRAFT_SECONDS
+                if DRAFT.fullmatch(draft.name) and is_old:
+                    draft.unlink()
+
+    def obstacle(self, relative: str) -> str:
+        """Why a folder could not be moved to the job's own; '' if it can or there is none."""
+        path, own = self._local(relative), self._local(ETL)
+        with _one_line("look up", self.path(relative)):
+            if path.is_symlink():
+                return f"is a link to {path.readlink()}"
+            if not path.exists():
+                return ""
+            if not path.is_dir():
+                return "is a file"
+            if os.path.ismount(path):
+                return "is a mount point"
+            is_movable = not own.exists() or own.stat().st_dev == path.stat().st_dev
+            return "" if is_movable else f"is on another file system than {own}"
+
     def _local(self, relative: str) -> Path:
         return Path(self.path(relative).replace("file:", "", 1))
+
+
+def _visible(files: dict[str, int]) -> dict[str, int]:
+    return {file: size for file, size in files.items() if not is_hidden(file)}
+
+
+def _fsync(path: Path) -> None:
+    """Write a file or a folder through to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager
@@ -306,7 +412,7 @@ def _one_line(*doing: str) -> Iterator[None]:
         yield
     except (Py4JError, OSError) as error:
         kind = MissingError if _is_missing(error) else StorageError
-        raise kind(f"cannot {' '.join(doing)}: {_cause(error)}") from None
+        raise kind(f"cannot {' '.join(map(readable, doing))}: {_cause(error)}") from None
 
 
 def _is_missing(error: Py4JError | OSError) -> bool:

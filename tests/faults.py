@@ -19,7 +19,7 @@ from types import SimpleNamespace
 from unittest import mock
 
 import etl
-from lake import lock, paths, publishing
+from lake import lock, paths, published
 from lake import run as lake_run
 from lake.report import Report
 from lake.storage import Disk, Storage, StorageError
@@ -179,12 +179,10 @@ class SmallLake:
 
     def note_contents(self, rows: Lake) -> None:
         """Note what is published as a run that had published it would."""
-        published = {table: self.storage().files(table) for table in TABLES}
-        rows = fingerprints(rows)
-        contents = {
-            table: publishing.build_contents(published[table], rows[table]) for table in TABLES
-        }
-        publishing.write_contents(self.storage(), contents)
+        files = {table: self.storage().files(table) for table in TABLES}
+        rows = fingerprints(rows) if not self.atomic_rename else {key: {} for key in TABLES}
+        contents = {table: published.build_contents(files[table], rows[table]) for table in TABLES}
+        published.write_contents(self.storage(), contents)
 
     def texts(self, below: str) -> dict[str, str]:
         """All that a reader finds below a folder: path -> text; names with _ or . are hidden."""

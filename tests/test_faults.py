@@ -17,6 +17,7 @@ import pytest
 import etl
 from tests.factories import TS, event, read_lake, song, write_input
 from tests.fault_summary import tried
+from tests.faults import LEFT
 
 ROOT = Path(etl.__file__).parent
 DAY = 86_400_000
@@ -80,8 +81,8 @@ def signalled_run(name, moment, *arguments, **environment):
 
 
 def leftovers(lake):
-    """What is in _etl beside reports and rejects."""
-    return {path.name for path in lake.glob("_etl/[!.]*")} - {"reports", "rejects"}
+    """What is in _etl beside what a run leaves there."""
+    return {path.name for path in lake.glob("_etl/[!.]*")} - LEFT
 
 
 def test_a_run_killed_at_any_stage_is_mended_by_the_next(spark, lake_of, tmp_path, capsys):
@@ -103,8 +104,8 @@ def test_a_run_killed_at_any_stage_is_mended_by_the_next(spark, lake_of, tmp_pat
     assert (not (lake / "time").exists(), (plan.parent / "time").exists()) == (True, True)
 
     code, said = signalled_run("SIGTERM", "rename _etl/.*/time to time", "--recover", output)
-    assert "the swap of an earlier run may not be complete" in said
-    assert (code, said.splitlines()[-1]) == (1, "etl.py: error: interrupted")
+    assert "the swap of an earlier run may not be complete: the next run finishes it" in said
+    assert (code, said.splitlines()[-1]) == (130, "etl.py: error: interrupted")
 
     assert etl.main(["--recover", output]) == 0
     assert "finished the swap of run" in capsys.readouterr().err
@@ -154,7 +155,10 @@ def test_of_two_runs_one_publishes_and_a_paused_one_gives_way(
     assert paused.returncode == 3
     assert "was taken from this run" in said.splitlines()[-1]
     assert "Traceback" not in said
+    assert "has lost its lock, so it deletes nothing" in said
+    assert "nothing was changed" not in said
     assert read_lake(spark, tmp_path / "lake") == lake_of(2)
+    assert etl.main(["--recover", output]) == 0
     assert not leftovers(tmp_path / "lake")
 
 

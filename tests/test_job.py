@@ -89,8 +89,9 @@ def test_a_local_table_has_no_checksum_files_and_other_files_keep_hadoops_usual_
     assert spark._jvm.org.apache.hadoop.fs.FileSystem.getLocal(configuration)
 
 
-def test_nothing_but_reports_and_rejects_stays_in_the_jobs_own_folder(published):
-    assert {path.name for path in (published / "lake" / "_etl").iterdir()} == {"reports", "rejects"}
+def test_nothing_but_the_note_reports_and_rejects_stays_in_the_jobs_own_folder(published):
+    kept = {"published.json", "reports", "rejects"}
+    assert {path.name for path in (published / "lake" / "_etl").iterdir()} == kept
     assert not list((published / "lake").rglob("_SUCCESS"))
 
 

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 import etl
-from lake import lock
+from lake import lock, paths
 from lake.lock import LockedError
+from lake.published import ForeignFilesError
 from lake.storage import HadoopStorage, StorageError
 from tests.factories import TS, event, read_lake, song, write_input
 from tests.fault_summary import tried
@@ -63,6 +64,7 @@ def new_lake(hadoop, boto):
     def make():
         lake = S3Lake(hadoop, boto)
         lake.put("", OLD, "old")
+        lake.note_contents(OLD)
         return lake
 
     return make
@@ -164,8 +166,8 @@ def test_the_real_job_killed_in_mid_swap_is_mended_by_the_next_run(spark, s3, bo
 
 
 def upload(boto, folder, prefix):
-    """A published lake as objects."""
-    for path in folder.rglob("[!_.]*.parquet"):
+    """A published lake as objects, with the note of what is published."""
+    for path in (*folder.rglob("[!_.]*.parquet"), folder / paths.PUBLISHED):
         boto.upload_file(str(path), BUCKET, f"{prefix}/{path.relative_to(folder).as_posix()}")
 
 
@@ -176,3 +178,17 @@ def download(boto, prefix, folder):
         path.parent.mkdir(parents=True, exist_ok=True)
         boto.download_file(BUCKET, f"{prefix}/{key}", str(path))
     return folder
+
+
+def test_hidden_and_other_objects_stay_and_rows_that_no_run_wrote_stop_a_run(new_lake, boto):
+    lake = new_lake()
+    mine = ["songs/.hidden/x", "songs/year=1999/_note", "artists/_SUCCESS", "_etl/myfolder/q"]
+    for key in mine:
+        boto.put_object(Bucket=BUCKET, Key=f"{lake.folder}/{key}", Body=b"mine")
+    lake.publish(NEW)
+    assert lake.tables() == NEW
+    assert set(mine) <= set(lake.keys())
+    boto.put_object(Bucket=BUCKET, Key=f"{lake.folder}/songs/year=1900/mine.parquet", Body=b"mine")
+    with pytest.raises(ForeignFilesError, match=r"songs holds .*, year=1900/mine.parquet and 0"):
+        lake.publish(OLD)
+    assert lake.text("songs/year=1900/mine.parquet") == "mine"
