@@ -1,0 +1,142 @@
+"""A power cut at any moment of a run, on a model of a disk, leaves old or new tables whole.
+
+The model is that of a file system with an ordered journal (ext4, XFS). Changes of names reach the
+disk in the order in which they were made, up to some point since the last fsync: any such point may
+be what a cut leaves. The bytes of a file reach it for sure by an fsync of that file; else the file
+has its size and holds zeros.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from unittest import mock
+
+import pytest
+
+from lake import storage
+from lake.published import read_contents, read_last_report
+from lake.storage import StorageError
+from tests.fault_summary import tried
+from tests.faults import Fault, SmallLake, assert_nothing_lost, dead_process, lake_rows
+
+OLD = lake_rows("old", songs={"year=1999": 1, "year=2001": 1}, songplays={"year=2018/month=11": 2})
+NEW = lake_rows(
+    "new", songs={"year=2001": 1}, time={"year=2018": 1}, songplays={"year=2018/month=12": 3}
+)
+
+State = dict[str, tuple[int, bytes]]  # path -> number of the file on the disk, and its bytes
+
+
+@dataclass
+class Disk:
+    """What a folder held after each change since the last fsync, and which files were synced."""
+
+    folder: Path
+    states: list[State] = field(default_factory=list)
+    synced: dict[int, bytes] = field(default_factory=dict)
+    before_sync: Callable[[], None] = lambda: None
+
+    def look(self) -> None:
+        """Keep what the folder holds now."""
+        state = self.read()
+        if not self.states or state != self.states[-1]:
+            self.states.append(state)
+
+    def read(self) -> State:
+        """Each file with its number and bytes; an empty folder is of no interest here."""
+        paths = [path for path in self.folder.rglob("*") if path.is_file()]
+        return {
+            path.relative_to(self.folder).as_posix(): (path.stat().st_ino, path.read_bytes())
+            for path in paths
+        }
+
+    def fsync(self, descriptor: int) -> None:
+        """Stands for os.fsync: the names as they are now are on the disk, and this file's bytes."""
+        self.look()
+        if len(self.states) > 1:
+            self.before_sync()
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        if path.is_file():
+            self.synced[path.stat().st_ino] = path.read_bytes()
+        self.states = [self.read()]
+
+    def after_power_cuts(self, at: Path) -> Iterator[SmallLake]:
+        """A lake as each of the states that a cut can leave now."""
+        for number, state in enumerate(self.states):
+            folder = at / str(number)
+            for name, (inode, content) in state.items():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                kept = self.synced.get(inode)
+                (folder / name).write_bytes(content if kept == content else bytes(len(content)))
+            yield SmallLake(folder, runs=5)
+
+
+@pytest.fixture(autouse=True)
+def _a_rebooted_machine(monkeypatch):
+    process = dead_process()
+    monkeypatch.setattr("lake.lock.os.getpid", lambda: process)
+
+
+@pytest.fixture
+def published(tmp_path):
+    """A lake with the old tables, all of it on the disk."""
+    lake = SmallLake(tmp_path / "lake")
+    lake.publish(OLD)
+    disk = Disk(lake.folder)
+    disk.synced = dict(disk.read().values())
+    return lake, disk
+
+
+def cut_and_check(disk, at, *, after_exit=False):
+    """Cut the power in every way that is possible now; the next run finds old or new tables."""
+    for lake in disk.after_power_cuts(at):
+        found = lake.tables()
+        assert b"\0" not in "".join(lake.texts("").values()).encode(), "a table lost its bytes"
+        assert_nothing_lost(lake, OLD, NEW)
+        if after_exit:
+            assert found == NEW
+            assert read_contents(lake.storage())
+            assert read_last_report(lake.storage())["run"].startswith("20260101T000002Z")
+        committed = bool(lake.plans()) or found == NEW
+        lake.let_lock_lapse()
+        lake.recover()
+        assert lake.tables() == (NEW if committed else OLD)
+        lake.publish(NEW)
+        assert lake.tables() == NEW
+        assert not lake.leftovers()
+        shutil.rmtree(lake.folder)
+        tried("by a power cut, on a model of a disk")
+
+
+def test_a_power_cut_at_any_moment_of_a_run_loses_no_row(published, tmp_path):
+    lake, disk = published
+    moments = []
+
+    def cut(what="fsync"):
+        disk.look()
+        moments.append(what)
+        with mock.patch.object(storage.os, "fsync"):
+            cut_and_check(disk, tmp_path / "after-cut")
+
+    disk.before_sync = cut
+    with mock.patch.object(storage.os, "fsync", disk.fsync):
+        lake.publish(NEW, Fault(before=cut))
+        disk.look()
+        assert len(moments) >= 12
+        assert any(what.startswith("delete") for what in moments)
+        with mock.patch.object(storage.os, "fsync"):
+            cut_and_check(disk, tmp_path / "after-cut", after_exit=True)
+
+
+def test_a_run_without_syncs_would_be_found_out(published, tmp_path):
+    lake, disk = published
+
+    def cut(_):
+        disk.look()
+        cut_and_check(disk, tmp_path / "after-cut")
+
+    with mock.patch.object(storage.os, "fsync"), pytest.raises((AssertionError, StorageError, ValueError)):
+        lake.publish(NEW, Fault(before=cut))
