@@ -284,8 +284,8 @@ def note_findings(report: Report, found: Findings, files: Mapping[str, Mapping[s
 def warn_of_shrinkage(run: Run) -> None:
     """Warn where the lake holds much less than after the last published run."""
     previous = read_last_report(run.storage)
-    if previous:
-        rows = {table: known["rows"] for table, known in run.report.tables.items()}
+    rows = {table: known["rows"] for table, known in run.report.tables.items()}
+    if previous and rows.keys() <= previous["tables"].keys():
         before = {table: known["rows"] for table, known in previous["tables"].items()}
         matched = run.report.matched_plays
         for warning in find_shrinkage(rows, matched, before, previous["matched_plays"]):

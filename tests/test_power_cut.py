@@ -138,5 +138,8 @@ def test_a_run_without_syncs_would_be_found_out(published, tmp_path):
         disk.look()
         cut_and_check(disk, tmp_path / "after-cut")
 
-    with mock.patch.object(storage.os, "fsync"), pytest.raises((AssertionError, StorageError, ValueError)):
+    with (
+        mock.patch.object(storage.os, "fsync"),
+        pytest.raises((AssertionError, StorageError, ValueError)),
+    ):
         lake.publish(NEW, Fault(before=cut))
