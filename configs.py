@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from lake.confidential import find_secret_comment, holds_secret, is_secret
 from lake.locations import find_overlap
 from lake.paths import ETL
 from lake.tables import TABLES, Table
@@ -25,6 +26,8 @@ KEYS_CFG = Path(__file__).with_name("keys.cfg")
 
 # The sections of dl.cfg. aws/ reads the last two.
 SECTIONS = ("etl", "partitions", "emr", "spark", "s3", "tags", "prices", "catalog", "redshift")
+
+NO_SECRETS = "keys belong in keys.cfg or a profile, and a cluster takes its role's"
 
 ConfigT = TypeVar("ConfigT")
 Flags = Mapping[tuple[str, str], str]  # (section, key) -> the value given on the command line
@@ -182,13 +185,16 @@ class Settings:
         self.path = path
         self.environ = environ
         self.flags = flags or {}
-        self.file = _read(path)
+        self.text = _read(path)
+        self.file = parse(self.text, str(path))
 
     def get(self, section: str, key: str, parse: Callable[[str], Any], expects: str) -> Any:  # noqa: ANN401
         """The parsed value of a key; raises ConfigError where it is missing or wrong."""
         where, value = self._find(section, key)
         if value is None:
             raise ConfigError(f"{where} is missing: expected {expects}")
+        if section != "aws" and holds_secret(value):
+            raise ConfigError(f"{where} holds a key or a password: {NO_SECRETS}")
         try:
             return parse(_unquoted(value))
         except ValueError:
@@ -231,7 +237,23 @@ def open_dl_cfg(path: Path, flags: Flags | None, environ: Mapping[str, str]) -> 
     """The settings of a dl.cfg; raises ConfigError if it has an unknown section."""
     settings = Settings(path, environ, flags)
     settings.check_sections(SECTIONS)
+    refuse_secrets(settings.text, str(path))
     return settings
+
+
+def refuse_secrets(content: str, source: str) -> None:
+    """Raise a ConfigError, without the value, for a setting or a comment that holds a secret.
+
+    What dl.cfg holds is shown by --dry-run, uploaded, and told by EMR to whoever may ask.
+    """
+    parsed = parse(content, source)
+    for section in parsed.sections():
+        for key, value in parsed[section].items():
+            if is_secret(key, value) or holds_secret(value):
+                raise ConfigError(f"{source}: [{section}] {key} is or holds a secret: {NO_SECRETS}")
+    line = find_secret_comment(content)
+    if line:
+        raise ConfigError(f"{source}: line {line}: a comment holds a secret: {NO_SECRETS}")
 
 
 def load_etl_config(
@@ -325,23 +347,28 @@ def _partition(settings: Settings, table: Table) -> tuple[str, ...]:
     return settings.get("partitions", table.name, parse, expects)  # type: ignore[no-any-return]
 
 
-def _read(path: Path) -> configparser.ConfigParser:
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file; name another with --config") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from None
+
+
+def parse(content: str, source: str) -> configparser.ConfigParser:
+    """The sections of a configuration file."""
     parser = configparser.ConfigParser(
         interpolation=None,  # a % in a value is a %
         inline_comment_prefixes=("#", ";"),
     )
     parser.optionxform = str  # type: ignore[assignment, method-assign]  # keys keep their case
     try:
-        with path.open(encoding="utf-8-sig") as file:
-            parser.read_file(file, source=str(path))
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file; name another with --config") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from None
+        parser.read_string(content, source=source)
     except configparser.ParsingError as error:
         # Do not show the line: it may hold a secret.
         raise ConfigError(
-            f"{path}: line {_line_number(error)}: expected key = value under a [section]"
+            f"{source}: line {_line_number(error)}: expected key = value under a [section]"
         ) from None
     except configparser.Error as error:
         raise ConfigError(" ".join(str(error).split())) from None

@@ -21,6 +21,7 @@ from botocore.exceptions import ClientError
 from aws.s3 import split_uri
 from aws.session import error_code
 from configs import ConfigError, EtlConfig, load_etl_config
+from configs import refuse_secrets as refuse_secrets_in_settings
 
 if TYPE_CHECKING:
     import boto3
@@ -34,7 +35,6 @@ EARLIEST = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip can hold
 PATHS = ("song_data", "log_data", "output")
 SHORTEST_SECRET = 16  # AWS's have 40 characters; a shorter text may be an ordinary word
 KEY_ID = re.compile(rb"\b(AKIA|ASIA)[A-Z0-9]{16}\b")
-SECRET_LINE = re.compile(rb"(?im)^[^#;\n]*(secret|password|token)[\w.]*[ \t]*[=:][ \t]*[^\s#;]")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,8 +89,9 @@ def refuse_secrets(code: Code, session: boto3.Session) -> None:
     secrets = [credentials.secret_key, credentials.token] if credentials else []
     own = [secret.encode() for secret in secrets if secret and len(secret) >= SHORTEST_SECRET]
     for name, content in code.sources.items():
-        named = name.endswith(".cfg") and SECRET_LINE.search(content)
-        if named or KEY_ID.search(content) or any(secret in content for secret in own):
+        if name.endswith(".cfg"):
+            refuse_secrets_in_settings(content.decode("utf-8-sig"), name)
+        if KEY_ID.search(content) or any(secret in content for secret in own):
             raise ConfigError(
                 f"{name} seems to hold a key, so it is not uploaded: keys belong in keys.cfg only"
             )

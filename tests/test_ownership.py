@@ -126,7 +126,7 @@ def all_files(lake, start="*"):
 def test_a_first_publish_into_folders_with_files_is_refused_before_it_reads(lake):
     write(lake, "songs/mp3/a.mp3", "users/private.txt")
     with (
-        mock.patch.object(etl, "build_tables", side_effect=AssertionError),
+        mock.patch.object(lake, "put", side_effect=AssertionError("it has read and staged")),
         pytest.raises(ForeignFilesError) as refusal,
     ):
         lake.publish(NEW)

@@ -654,6 +654,11 @@ def test_a_unit_that_is_half_in_place_loses_its_old_files_first_and_then_gets_th
     assert publishing.build_steps({"a", "b"}, {"a"}, set()) is None
 
 
+def test_a_hidden_file_that_was_kept_by_a_unit_half_in_place_follows_it():
+    steps = publishing.build_steps({"a"}, {"a", "_here"}, {"_here", ".mine"})
+    assert steps == [Step(Action.MOVE, ".mine")]
+
+
 def test_a_commit_whose_answer_was_lost_is_a_commit(lake):
     fault = Fault(kind="error after")
 

@@ -131,9 +131,15 @@ def test_a_key_in_the_package_is_seen_before_it_is_zipped(job, config):
         "aws_secret_access_key=abc",
         "password: x",
         "note = AKIAIOSFODNN7EXAMPLE",
-        f"note = {SECRET}",
     ],
 )
+def test_a_setting_that_is_a_secret_is_not_uploaded(line):
+    code = Code({}, "s3://b/code/1", {"dl.cfg": f"[s3]\n{line}\n".encode()})
+    with pytest.raises(ConfigError, match=r"dl.cfg: \[s3\] \S+ is or holds a secret: keys belong"):
+        refuse_secrets(code, boto3.Session())
+
+
+@pytest.mark.parametrize("line", [f"note = {SECRET}", f"# {SECRET}"])
 def test_a_file_that_holds_a_key_is_not_uploaded(line):
     session = boto3.Session(aws_access_key_id="A", aws_secret_access_key=SECRET)
     code = Code({}, "s3://b/code/1", {"dl.cfg": f"[s3]\n{line}\n".encode()})
@@ -145,7 +151,8 @@ def test_a_configuration_that_holds_a_key_stops_the_script(submit, emulator, clu
     config.write_text(config.read_text().replace("[tags]", "[tags]\nnote = AKIAIOSFODNN7EXAMPLE"))
     outcome = submit()
     assert outcome.code == ExitCode.USAGE
-    assert "dl.cfg seems to hold a key, so it is not uploaded" in outcome.last_line
+    assert "[tags] note is or holds a secret: keys belong in keys.cfg" in outcome.last_line
+    assert "AKIA" not in outcome.out + outcome.err
     assert not steps_of(emulator, cluster)
 
 
