@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lake.confidential import find_secret_comment, holds_secret, is_secret
-from lake.locations import find_overlap
+from lake.locations import find_overlap, parse_location, parse_output
 from lake.paths import ETL
 from lake.tables import TABLES, Table
 
@@ -125,9 +125,9 @@ def secret(parse: Callable[[str], Any], expects: str) -> Any:  # noqa: ANN401 (a
 class EtlConfig:
     """What a run of the job reads, writes and tolerates: [etl] and [partitions] of dl.cfg."""
 
-    song_data: str = setting(text, "a folder or a URI such as s3://bucket/song_data")
-    log_data: str = setting(text, "a folder or a URI such as s3://bucket/log_data")
-    output: str = setting(text, "a folder or a URI such as s3://bucket/lake")
+    song_data: str = setting(parse_location, "one folder or URI such as s3://bucket/song_data")
+    log_data: str = setting(parse_location, "one folder or URI such as s3://bucket/log_data")
+    output: str = setting(parse_output, "a folder or a URI such as s3://bucket/lake, not a file")
     max_rejected_percent: float = setting(number(0, 100), "a number from 0 to 100")
     max_rows_per_file: int = setting(whole_number(1, 10**9), "a whole number from 1")
     lock_minutes: float = setting(number(0.01, 1440), "minutes, from 0.01 to 1440")

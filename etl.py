@@ -39,6 +39,7 @@ from lake.run import (
     check_tables,
     cleaned_up,
     locked,
+    look_at_sources,
     open_run,
     plan_layout,
     publish_tables,
@@ -205,6 +206,7 @@ def run_job(spark: SparkSession, config: EtlConfig, report: Report) -> None:
     run = open_run(spark, config, report)
     with locked(run.lock), cleaned_up(run):
         owned = check_output(run)
+        look_at_sources(run)
         song_data = read_source(run, SONG_DATA)
         log_data = read_source(run, LOG_DATA)
         songs, plays = loaded(song_data), build_plays(log_data)

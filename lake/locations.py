@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-URI = re.compile(r"(?P<scheme>[A-Za-z][\w.+-]+):(//(?P<authority>[^/]*))?(?P<path>.*)")
+URI = re.compile(r"(?P<scheme>[A-Za-z][\w.+-]*):(//(?P<authority>[^/]*))?(?P<path>.*)")
 S3_SCHEMES = ("s3", "s3a", "s3n")
 
 
@@ -47,6 +47,32 @@ def split_path(path: str, resolve: Callable[[str], str] = resolve_local) -> list
     scheme = "s3" if uri["scheme"].lower() in S3_SCHEMES else uri["scheme"].lower()
     names = posixpath.normpath(f"/{uri['path']}").split("/")
     return [f"{scheme}://{uri['authority'] or ''}", *(name for name in names if name)]
+
+
+def parse_location(path: str) -> str:
+    """A path or URI with ~ expanded; raises ValueError where no store could be meant by it."""
+    uri = URI.fullmatch(path)
+    if uri is None:
+        local = str(Path(path).expanduser()) if path.startswith("~") else path
+        without_braces = re.sub(r"\{[^}]*\}", "", local)  # {a,b} is a pattern
+        if not local or ("," in without_braces and not Path(local).exists()):
+            raise ValueError
+        return local
+    scheme = uri["scheme"].lower()
+    is_drive = len(scheme) == 1 and uri["authority"] is None
+    is_bucket_missing = scheme in S3_SCHEMES and not uri["authority"]
+    is_list = re.search(r",\s*[A-Za-z][\w.+-]+:/", path)
+    if is_drive or is_bucket_missing or is_list or scheme in ("http", "https"):
+        raise ValueError
+    return path
+
+
+def parse_output(path: str) -> str:
+    """The same for a folder to write to: a file or a pattern cannot be one."""
+    location = parse_location(path)
+    if URI.fullmatch(location) is None and Path(location).is_file():
+        raise ValueError
+    return location
 
 
 def _matches(name: str, given: str) -> bool:

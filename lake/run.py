@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -27,9 +28,10 @@ from lake.checks import (
 )
 from lake.layout import Sizes, count_partitions, lay_out, new_writer, stage_table
 from lake.lines import LOADED, rejected
+from lake.locations import find_overlap
 from lake.lock import Lock
 from lake.ownership import probe_rename, refuse_obstacles
-from lake.paths import REJECTS, REPORTS, partition_of, readable, staged_path
+from lake.paths import ETL, REJECTS, REPORTS, partition_of, readable, staged_path
 from lake.published import Contents, read_last_report, read_owned, refuse_foreign_files
 from lake.report import Report, now, tell
 from lake.sources import (
@@ -92,6 +94,40 @@ def locked(lock: Lock) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def look_at_sources(run: Run) -> None:
+    """Raise SourceError if a source does not exist, or overlaps with the output.
+
+    So a wrong path is told before the other source is parsed. A pattern is left to the reader.
+    """
+    roots = {}
+    for name in ("song_data", "log_data"):
+        path = getattr(run.config, name)
+        if re.search(r"[*?\[{]", path):
+            continue
+        try:
+            storage = open_storage(run.spark, path)
+            is_there = storage.exists("")
+        except StorageError as error:
+            raise SourceError(f"{name}: {describe_missing(path, error)}") from None
+        if not is_there:
+            raise SourceError(f"{name}: cannot read {path}: it does not exist")
+        roots[name] = storage.root
+    found = find_overlap(roots, run.storage.root, [*(table.name for table in run.tables), ETL])
+    if found:  # the paths alone did not show it: one of them leaves out the default store
+        raise SourceError(
+            f"{found[0]}: {roots[found[0]]} overlaps with "
+            f"{readable(run.storage.path(found[1]))}, which the job replaces: choose another output"
+        )
+
+
+def describe_missing(path: str, error: StorageError) -> str:
+    """What is wrong with a source that cannot be looked up."""
+    if re.search("NoSuchBucket|UnknownStoreException", str(error)):
+        bucket = path.split("/")[2]
+        return f"bucket {bucket} does not exist: check the spelling of {path}"
+    return str(error)
 
 
 def check_output(run: Run) -> Contents:

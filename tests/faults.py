@@ -245,7 +245,9 @@ class SmallLake:
 
         staged = {
             "set_what_results_depend_on": lambda *_: None,
-            **dict.fromkeys(("read_source", "loaded", "plan_layout"), lambda *_: None),
+            **dict.fromkeys(
+                ("look_at_sources", "read_source", "loaded", "plan_layout"), lambda *_: None
+            ),
             **dict.fromkeys(("build_plays", "build_tables"), lambda *_: None),
             "stage_tables": stage,
             "check_tables": lambda *_: {} if self.atomic_rename else fingerprints(rows),

@@ -94,7 +94,7 @@ def cfg(tmp_path, section, line):
         ("s3", f"fs.s3a.secret.key = {VALUE}", "[s3] fs.s3a.secret.key is or holds a secret"),
         ("spark", f"spark.x = 1\n  fs.s3a.secret.key = {VALUE}", "[spark] spark.x is or holds"),
         ("spark", f"# spark.password = {VALUE}", "a comment holds a secret"),
-        ("tags", f"; note: AKIA1234567890ABCDEF {VALUE}", "a comment holds a secret"),
+        ("tags", f"; note: AKIAIOSFODNN7EXAMPLE {VALUE}", "a comment holds a secret"),
         ("tags", f"home = https://me:{VALUE}@host/", "[tags] home is or holds a secret"),
     ],
 )

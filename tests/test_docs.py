@@ -133,7 +133,9 @@ def without_sizes(summary):
 
 
 def test_the_messages_that_the_runbook_explains_are_those_of_the_job():
-    sources = "\n".join(map(read, [ROOT / "etl.py", *sorted((ROOT / "lake").glob("*.py"))]))
+    sources = "\n".join(
+        map(read, [ROOT / "etl.py", ROOT / "configs.py", *sorted((ROOT / "lake").glob("*.py"))])
+    )
     messages = re.sub(r'"\s*\n\s*f?"', "", sources)  # a message may be written on several lines
     section = read(ROOT / "docs" / "runbook.md").partition("## The job")[2].partition("## ")[0]
     quoted = [

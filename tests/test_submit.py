@@ -50,7 +50,7 @@ from tests.emr_emulator import Cluster, ClusterPlan, StepPlan
 
 SECRET = "canary/secret+that/must+stay/home+123456"
 LAKE = f"s3://{BUCKET}/lake"
-PATHS = ("--song-data", f"{LAKE}/songs", "--log-data", f"{LAKE}/logs", "--output", LAKE)
+PATHS = ("--song-data", f"{LAKE}/song_data", "--log-data", f"{LAKE}/log_data", "--output", LAKE)
 CODE = Code({}, "s3://b/code/0a1", {})
 
 
@@ -322,7 +322,7 @@ def test_a_failed_step_registers_nothing(submit, emulator, cluster, session):
 
 def test_paths_may_come_from_the_environment(config, monkeypatch):
     for key in ("SONG_DATA", "LOG_DATA", "OUTPUT"):
-        monkeypatch.setenv(f"SPARKIFY_ETL_{key}", "s3://b/x")
+        monkeypatch.setenv(f"SPARKIFY_ETL_{key}", f"s3://b/{key}")
     check_paths(load_job_config(config, []))
 
 
