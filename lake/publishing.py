@@ -135,11 +135,9 @@ def build_plan(
 def commit(storage: Storage, lock: Lock, plan: Plan) -> None:
     """Write the plan in one atomic step; from here on the new tables are the ones that count."""
     draft, final = f"{ETL}/{plan.run}/plan.draft", plan_path(plan.run)
-    # A plan that outlives the files it names, as it might after a power cut, would lose them.
-    for table in plan.tables:
-        storage.sync(staged_path(plan.run, table.name))
     storage.write(draft, json.dumps(asdict(plan)))
-    storage.sync(draft)
+    # A plan that outlives the files it names, as it might after a power cut, would lose them.
+    storage.sync(*(staged_path(plan.run, table.name) for table in plan.tables), draft)
     # Checked after the draft is written: a run that takes the lock over from now on deletes the
     # draft, and then our rename fails.
     lock.assert_held(ask=True)

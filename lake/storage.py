@@ -84,8 +84,8 @@ class Storage(Protocol):
     def delete(self, relative: str) -> None:
         """Delete a file, or a folder with all in it; do nothing where there is none."""
 
-    def sync(self, relative: str) -> None:
-        """Make a file, or a folder with all in it, outlast a power cut, its name included."""
+    def sync(self, *relatives: str) -> None:
+        """Make files, or folders with all in them, outlast a power cut, their names included."""
 
     def sync_names(self, relatives: Iterable[str]) -> None:
         """Make it outlast a power cut which of these files and folders there are."""
@@ -235,7 +235,7 @@ class HadoopStorage:
         with _one_line("delete", self.path(relative)):
             self._change(delete)
 
-    def sync(self, relative: str) -> None:
+    def sync(self, *relatives: str) -> None:
         """Do nothing: such a store answers a write when it is kept."""
 
     def sync_names(self, relatives: Iterable[str]) -> None:
@@ -344,17 +344,18 @@ class Disk:
             else:
                 path.unlink(missing_ok=True)
 
-    def sync(self, relative: str) -> None:
-        """Write a file, or a folder with all in it, through to the disk, its name included."""
-        path = self._local(relative)
-        with _one_line("sync", self.path(relative)):
-            # Without an error where the folder is missing: what uses it next says so better.
-            for folder, _, files in os.walk(path):
-                for file in (*files, ""):
-                    _fsync(Path(folder, file))
-            if path.is_file():
-                _fsync(path)
-        self.sync_names([relative])
+    def sync(self, *relatives: str) -> None:
+        """Write files, or folders with all in them, through to the disk, their names included."""
+        for relative in relatives:
+            path = self._local(relative)
+            with _one_line("sync", self.path(relative)):
+                # Without an error where the folder is missing: what uses it next says so better.
+                for folder, _, files in os.walk(path):
+                    for file in (*files, ""):
+                        _fsync(Path(folder, file))
+                if path.is_file():
+                    _fsync(path)
+        self.sync_names(relatives)
 
     def sync_names(self, relatives: Iterable[str]) -> None:
         """Write the folders above these paths through to the disk, up to the lake's root."""
