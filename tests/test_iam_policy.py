@@ -48,7 +48,7 @@ IMPLIED = {
 SERVICES = ("emr", "s3", "iam", "ec2", "sts", "pricing", "glue", "redshift-data")
 NAMES = {"data": "redshift-data"}  # of clients that are not named for their service
 CODES = [1, 0, 0, 0, 1, 0, 1]  # of the tour: the network lacks its tag, a step fails, a cluster too
-PATHS = ("--song-data", f"s3://{BUCKET}/lake", "--log-data", f"s3://{BUCKET}/lake")
+PATHS = ("--song-data", f"s3://{BUCKET}/song_data", "--log-data", f"s3://{BUCKET}/log_data")
 JOB = ("--", *PATHS, "--output", f"s3://{BUCKET}/lake")
 
 
