@@ -32,10 +32,14 @@ PAGE = Template(Path(__file__).with_suffix(".html").read_text(encoding="utf-8"))
 
 # Why a line is rejected, for the page and for docs/lines.md.
 REASONS = {
-    "not_json": "not one JSON object: cut off, followed by other text, or not UTF-8",
-    "several_objects": "several objects on one line, or an array",
+    "not_json": "not one JSON object: cut off, followed by other text, not UTF-8, or with half a"
+    " character such as \\ud83c alone",
+    "several_objects": "several objects on one line, or in the log an array",
     "wrong_type": "a field of the wrong type: text for a number, a fraction for a whole number,"
     " or an object for text",
+    "wrong_value": "a value that no table may hold: a play whose level is not free or paid, a song"
+    " with a year that is not 0 or 1000 to 2100, a duration not above 0, coordinates off the globe,"
+    " or an artist_id that cannot be the name of a folder",
     "number_out_of_range": "a number too large for a double",
     "key_in_another_case": "a key in another case, such as userid for userId",
     "impossible_ts": "no ts, or one outside the years 2000 to 2099",

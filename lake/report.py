@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -73,11 +73,7 @@ def render(report: Report) -> str:
         ]
         for name, account in report.sources.items()
     ]
-    reasons = [
-        f"  {count:,} rejected from {name}: {reason}"
-        for name, account in report.sources.items()
-        for reason, count in account["rejected"].items()
-    ]
+    notes = [note for name, account in report.sources.items() for note in describe(name, account)]
     tables = [
         [name, table["rows"], table["partitions"], table["files"], size(table["bytes"])]
         for name, table in report.tables.items()
@@ -88,7 +84,7 @@ def render(report: Report) -> str:
             *_aligned(
                 ["source", "files", "read", "loaded", "filtered", "duplicate", "rejected"], sources
             ),
-            *reasons,
+            *notes,
             "",
             *_aligned(["table", "rows", "partitions", "files", "size"], tables),
             "",
@@ -96,6 +92,29 @@ def render(report: Report) -> str:
             f"{report.repaired_names:,} names were repaired",
         ]
     )
+
+
+def describe(source: str, account: Mapping[str, Any]) -> list[str]:
+    """What is worth a line of a source: the commonest rejections, conversions, other files."""
+    notes = []
+    for found in account["commonest"]:
+        field = f" ({found['field']})" if found["field"] else ""
+        why = f"{found['reason']}{field}, such as in {found['file']}"
+        notes.append(f"  {found['records']:,} rejected from {source}: {why}")
+    told = sum(found["records"] for found in account["commonest"])
+    others = sum(account["rejected"].values()) - told
+    if others:
+        notes.append(f"  {others:,} rejected from {source} for other reasons")
+    if account["converted"]:
+        notes.append(f"  {account['converted']:,} values of {source} converted to whole numbers")
+    if account["passed_over"]:
+        notes.append(f"  {source}: {describe_passed_over(account['passed_over'])}")
+    return notes
+
+
+def describe_passed_over(files: int) -> str:
+    """How many files of a source were not read, and why."""
+    return f"passed over: {files:,} files whose names begin with _ or ."
 
 
 def _aligned(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from py4j.protocol import Py4JError, Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql import functions as F
 
 from lake import publishing
 from lake.checks import (
@@ -33,14 +32,16 @@ from lake.lock import Lock
 from lake.ownership import probe_rename, refuse_obstacles
 from lake.paths import ETL, REJECTS, REPORTS, partition_of, readable, staged_path
 from lake.published import Contents, read_last_report, read_owned, refuse_foreign_files
-from lake.report import Report, now, tell
+from lake.report import Report, describe_passed_over, now, tell
 from lake.sources import (
     Source,
     SourceError,
     build_account,
     check_account,
+    count_passed_over,
     find_unreadable,
     input_files,
+    read_outcomes,
 )
 from lake.spark import cancel_jobs, one_line
 from lake.storage import Storage, StorageError, open_storage
@@ -198,12 +199,15 @@ def read_source(run: Run, source: Source) -> DataFrame:
     with run.report.stage(source.name) as facts:
         files, parsed = stage_source(run, source, path)
         records = run.spark.read.schema(parsed.schema).parquet(run.staged(source.name))
-        outcomes = records.groupBy("outcome").agg(F.count(F.lit(1)), F.sum("repaired")).collect()
-        account = build_account({outcome: count for outcome, count, _ in outcomes})
+        outcomes = read_outcomes(records)
+        account = build_account(outcomes)
         account["files"] = len(input_files(files))
+        account["passed_over"] = count_passed_over(open_storage(run.spark, path))
         facts.append(f"{account['read']:,} records in {account['files']:,} files")
+    if account["passed_over"]:
+        tell(f"           {source.name}: {describe_passed_over(account['passed_over'])}")
     run.report.sources[source.name] = account
-    run.report.repaired_names += sum(count for outcome, _, count in outcomes if outcome == LOADED)
+    run.report.repaired_names += sum(x.repaired for x in outcomes if x.outcome == LOADED)
     if account["rejected"]:
         rejects = run.storage.path(f"{REJECTS}/{run.report.run}/{source.name}")
         rejected(records).coalesce(1).write.json(rejects)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +17,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from lake.lines import FILTERED, LOADED, build_log_data, build_song_data
+from lake.paths import is_hidden
 from lake.storage import Disk, HadoopStorage, Storage, StorageError, open_storage
 
 FILE_PATH = "_metadata.file_path AS file"
@@ -103,6 +106,19 @@ def input_files(frame: DataFrame) -> list[str]:
     return [unquote(path) for path in str(joined).splitlines()]
 
 
+def count_passed_over(storage: Storage) -> int:
+    """How many files of a source Spark passes over for their names; 0 where listing is costly."""
+    if not isinstance(storage, Disk):
+        return 0
+    root = readable_path(storage.root)
+    paths = (
+        os.path.relpath(f"{folder}/{file}", root)
+        for folder, _, files in os.walk(root, followlinks=True)
+        for file in files
+    )
+    return sum(is_hidden(path) or path.endswith("._COPYING_") for path in paths)
+
+
 def find_unreadable(files: DataFrame) -> str:
     """The first file that cannot be read to its end, found by bisection; '' if all can be read.
 
@@ -127,16 +143,62 @@ def _can_be_read(spark: SparkSession, paths: list[str]) -> bool:
 # ---- Accounting ----------------------------------------------------------------------------------
 
 
-def build_account(outcomes: Mapping[str, int]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Outcome:
+    """What became of some records of a source alike: how many, and one of their files."""
+
+    outcome: str
+    field: str | None
+    records: int
+    repaired: int = 0
+    converted: int = 0
+    file: str | None = None
+
+
+def read_outcomes(records: DataFrame) -> list[Outcome]:
+    """What became of the records of a source, counted by outcome and field."""
+    counted = records.groupBy("outcome", "field").agg(
+        F.count(F.lit(1)), F.sum("repaired"), F.sum("converted"), F.min("file")
+    )
+    return [Outcome(*row) for row in counted.collect()]
+
+
+def build_account(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """What became of a source's records: read = loaded + filtered + duplicate + rejected."""
+    counts: Counter[str] = Counter()
+    for found in outcomes:
+        counts[found.outcome] += found.records
     return {
         "files": 0,
-        "read": sum(outcomes.values()),
-        "loaded": outcomes.get(LOADED, 0),
-        "filtered": outcomes.get(FILTERED, 0),
+        "passed_over": 0,  # files whose names begin with _ or .
+        "read": sum(counts.values()),
+        "loaded": counts[LOADED],
+        "filtered": counts[FILTERED],
         "duplicate": 0,  # known when the tables have been checked
-        "rejected": {k: n for k, n in sorted(outcomes.items()) if k not in (LOADED, FILTERED)},
+        "converted": sum(found.converted for found in outcomes if found.outcome == LOADED),
+        "rejected": {k: n for k, n in sorted(counts.items()) if k not in (LOADED, FILTERED)},
+        "commonest": find_commonest(outcomes),
     }
+
+
+def find_commonest(outcomes: Iterable[Outcome], wanted: int = 3) -> list[dict[str, Any]]:
+    """The commonest reasons for a rejection with their fields, each with one file."""
+    rejected = [found for found in outcomes if found.outcome not in (LOADED, FILTERED)]
+    rejected.sort(key=lambda found: (-found.records, found.outcome, found.field or ""))
+    return [
+        {
+            "reason": found.outcome,
+            "field": found.field,
+            "records": found.records,
+            "file": readable_path(found.file or ""),
+        }
+        for found in rejected[:wanted]
+    ]
+
+
+def readable_path(uri: str) -> str:
+    """A file's URI as a path that a shell takes, where it is on a local disk."""
+    return re.sub("^file:/+", "/", unquote(uri))
 
 
 def check_account(name: str, path: str, account: Mapping[str, Any], limit: float) -> None:
@@ -144,9 +206,10 @@ def check_account(name: str, path: str, account: Mapping[str, Any], limit: float
     rejected = sum(account["rejected"].values())
     if rejected > account["read"] * limit / 100:
         reasons = ", ".join(f"{n:,} {reason}" for reason, n in account["rejected"].items())
+        file = f", such as in {account['commonest'][0]['file']}"
         raise SourceError(
             f"{name}: {rejected:,} of {account['read']:,} records are rejected ({reasons}), more "
-            f"than {limit:g} %; fix them, or allow more with --max-rejected-percent"
+            f"than {limit:g} %{file}; fix them, or allow more with --max-rejected-percent"
         )
     if not account["loaded"]:
         raise SourceError(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import codecs
 import gzip
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ SONG_FIELDS = {
     "artist_location": "text",
     "artist_latitude": "real",
     "artist_longitude": "real",
-    "year": "int",
+    "year": "long",
     "duration": "real",
 }
 EVENT_FIELDS = {
@@ -44,11 +45,13 @@ EVENT_FIELDS = {
     "location": "text",
     "userAgent": "text",
 }
-SQL_TYPES = {"text": "varchar", "real": "double", "int": "integer", "long": "bigint"}
-WHOLE = ("BIGINT", "UBIGINT")
-NUMBER = (*WHOLE, "DOUBLE")
-# What JSON may hold for a field; a name that is a number is text ("311").
-JSON_TYPES = {"text": ("VARCHAR", *NUMBER), "real": NUMBER, "int": WHOLE, "long": WHOLE}
+SQL_TYPES = {"text": "varchar", "real": "double", "long": "bigint"}
+NUMBER = ("BIGINT", "UBIGINT", "DOUBLE")
+# What JSON may hold for a field: a name that is a number is text ("311"), and a whole number may be
+# given as text or with a fraction of zero.
+JSON_TYPES = {"text": ("VARCHAR", *NUMBER), "real": NUMBER, "long": ("VARCHAR", *NUMBER)}
+DIGITS = "-?(0|[1-9][0-9]*)"
+SPELT = rf"{DIGITS}(\.[0-9]+)?([eE][+-]?[0-9]+)?"
 
 COLUMNS = {
     "songs": "song_id, title, artist_id, year, duration",
@@ -68,7 +71,11 @@ create table good_songs as
 from song_records
 where not blank(song_id) and not blank(artist_id)
     and isfinite(coalesce(duration, 0))
-    and isfinite(coalesce(artist_latitude, 0)) and isfinite(coalesce(artist_longitude, 0));
+    and coalesce(artist_latitude, 0) between -90 and 90
+    and coalesce(artist_longitude, 0) between -180 and 180
+    and (coalesce(year, 0) = 0 or year between 1000 and 2100)
+    and coalesce(duration, 1) > 0
+    and artist_id <> '__HIVE_DEFAULT_PARTITION__' and strlen(artist_id) <= 80;
 
 create table winning_songs as
 from good_songs
@@ -78,7 +85,8 @@ qualify row_number() over (
 
 SONGS = """
 create view songs as
-select song_id, title, artist_id, coalesce(year, 0) as year, duration from winning_songs;
+select song_id, title, artist_id, cast(coalesce(year, 0) as integer) as year, duration
+from winning_songs;
 """
 
 ARTISTS = """
@@ -102,6 +110,7 @@ GOOD_PLAYS = """
 create table good_plays as
 from events
 where page = 'NextSong' and not blank("userId") and isfinite(coalesce(length, 0))
+    and level in ('free', 'paid')
     and ts between epoch_ms(timestamp '2000-01-01') and epoch_ms(timestamp '2100-01-01');
 """
 
@@ -242,11 +251,12 @@ def read_content(path: Path) -> bytes:
 
 
 def song_documents(folder: Path) -> Iterator[str]:
-    """A song file is one object over any number of lines, or else an object a line."""
+    """A song file is an object or an array of them on any lines, or else an object a line."""
     for path in find_files(folder):
         content = read_content(path)
         if _is_json(content):
-            yield content.decode("utf-8-sig")
+            text = content.decode("utf-8-sig").strip()
+            yield from map(json.dumps, json.loads(text)) if text.startswith("[") else [text]
         else:
             yield from _lines(content)
 
@@ -296,7 +306,19 @@ def _load_documents(
 
 
 def _value(field: str, kind: str) -> str:
-    return f"try_cast(document->>'$.{field}' as {SQL_TYPES[kind]})"
+    text = f"(document->>'$.{field}')"
+    number = f"try_cast({text} as double)"
+    exact = f"regexp_full_match({text}, '{SPELT}') and abs({number}) <= {2**53}"
+    whole = f"case when {exact} and {number} % 1 = 0 then cast({number} as bigint) end"
+    if kind == "long":
+        is_plain = f"regexp_full_match({text}, '{DIGITS}')"
+        return f"case when {is_plain} then try_cast({text} as bigint) else {whole} end"
+    if kind == "text":
+        is_spelt = f"json_type(document, '$.{field}') = 'DOUBLE'"
+        return (
+            f"case when {is_spelt} then coalesce(cast({whole} as varchar), {text}) else {text} end"
+        )
+    return f"try_cast({text} as {SQL_TYPES[kind]})"
 
 
 def _has_type(field: str, kind: str, value: str) -> str:

@@ -96,22 +96,29 @@ def test_nothing_but_the_note_reports_and_rejects_stays_in_the_jobs_own_folder(p
 
 
 def test_the_report_accounts_for_every_record(published):
+    file = f"{published}/log_data/2018/11/2018-11-01-events.json"
     sources = read_report(published)["sources"]
     assert sources["song_data"] == {
         "files": 2,
+        "passed_over": 0,
         "read": 2,
         "loaded": 2,
         "filtered": 0,
         "duplicate": 0,
+        "converted": 0,
         "rejected": {},
+        "commonest": [],
     }
     assert sources["log_data"] == {
         "files": 1,
+        "passed_over": 0,
         "read": 5,
         "loaded": 2,
         "filtered": 1,
         "duplicate": 1,
+        "converted": 0,
         "rejected": {"not_json": 1},
+        "commonest": [{"reason": "not_json", "field": None, "records": 1, "file": file}],
     }
 
 

@@ -158,7 +158,7 @@ BOTH = {"artist_latitude": 1.0, "artist_longitude": 2.0}
         ({"artist_location": " ", "year": 2009}, {"artist_location": "Rome", "year": 1990}),
         ({"artist_location": None, "year": 2009}, {"artist_location": "Rome", "year": 1990}),
         ({"year": 1999, "artist_name": "a"}, {"year": 2000, "artist_name": "b"}),
-        ({"year": None, "artist_name": "a"}, {"year": 1, "artist_name": "b"}),
+        ({"year": None, "artist_name": "a"}, {"year": 1000, "artist_name": "b"}),
         ({"artist_name": "b"}, {"artist_name": "a"}),
         ({"artist_name": None}, {"artist_name": "z"}),
         ({"artist_location": None}, {"artist_location": ""}),
@@ -365,7 +365,8 @@ def test_a_name_given_as_a_number_is_text(tables):
         json.dumps([event(itemInSession=5)]),
         event(itemInSession=5, ts=None),
         event(itemInSession=5, ts="abc"),
-        event(itemInSession=5, ts="1541105830796"),
+        event(itemInSession=5, level="Paid"),
+        event(itemInSession=5, level=None),
         event(itemInSession=5, ts=1541105830796.5),
         event(itemInSession=5, ts=946684799999),  # 1999
         event(itemInSession=5, ts=4102444800001),  # 2100
@@ -394,7 +395,11 @@ def test_a_rejected_line_of_the_log_leaves_no_trace(tables, bad):
         song(song_id="", artist_id="A2"),
         song(song_id=None, artist_id="A2"),
         song(song_id="S2", artist_id="  "),
-        song(song_id="S2", artist_id="A2", year="2000"),
+        song(song_id="S2", artist_id="A2", year="MM"),
+        song(song_id="S2", artist_id="A2", year=99999),
+        song(song_id="S2", artist_id="A2", duration=-3),
+        song(song_id="S2", artist_id="A2", artist_latitude=999),
+        song(song_id="S2", artist_id="__HIVE_DEFAULT_PARTITION__"),
         song(song_id="S2", artist_id="A2", year=10**10),
         song(song_id="S2", artist_id="A2", duration="long"),
         song(song_id="S2", artist_id="A2", title=["a"]),
@@ -405,6 +410,25 @@ def test_a_rejected_song_leaves_no_trace(tables, bad):
     built = tables([bad, song()])
 
     assert [len(built[table]) for table in ("songs", "artists")] == [1, 1]
+
+
+def test_whole_numbers_in_other_spellings_are_these_numbers(tables):
+    spelt = [
+        event(ts="1541105830796", userId=8.0, sessionId="139", itemInSession=0.0),
+        json.dumps(event()).replace("1541105830796", "1.541105830796E12"),
+    ]
+
+    built = tables([song(year="2000"), song(song_id="S2", year=2001.0)], [event(), *spelt])
+
+    assert [row[3] for row in built["songs"]] == [2000, 2001]
+    assert [len(built[table]) for table in ("users", "songplays")] == [1, 1]
+
+
+def test_a_song_file_may_be_an_array(tmp_path):
+    song_data, log_data = folders(tmp_path, [], [event()])
+    (song_data / "songs.json").write_text(json.dumps([song(), song(song_id="S2")], indent=1))
+
+    assert len(oracle.build_tables(song_data, log_data)["songs"]) == 2
 
 
 def test_song_files_may_be_pretty_printed_and_any_file_compressed(tmp_path):

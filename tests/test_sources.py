@@ -10,8 +10,24 @@ import pytest
 
 import etl
 from lake import sources
-from lake.lines import LOADED, LOG_SCHEMA, build_log_data, build_song_data, parse_lines, rejected
-from lake.sources import SourceError, build_account, check_account, read_log_files, read_song_files
+from lake.lines import (
+    LOADED,
+    LOG_SCHEMA,
+    SONG_SCHEMA,
+    build_log_data,
+    build_song_data,
+    rejected,
+    split_song_files,
+)
+from lake.parsing import parse_lines
+from lake.sources import (
+    Outcome,
+    SourceError,
+    build_account,
+    check_account,
+    read_log_files,
+    read_song_files,
+)
 from lake.storage import HadoopStorage
 from tests.factories import TS, event, song, text_frame
 
@@ -85,35 +101,75 @@ LINES = {
     "an array of two": (f"[{GOOD},{GOOD}]", "several_objects"),
     "an array of one": (f"[{GOOD}]", "several_objects"),
     "an empty array": ("[]", "several_objects"),
+    "an array that is not closed": (f"[{GOOD}", "not_json"),
+    "an array and another": (f"[{GOOD}][{GOOD}]", "not_json"),
+    # whole numbers in other spellings, which are converted
+    "a ts as text": (with_raw("ts", f'"{TS}"'), LOADED),
+    "a ts with a point": (with_raw("ts", f"{TS}.0"), LOADED),
+    "a ts with a point as text": (with_raw("ts", f'"{TS}.0"'), LOADED),
+    "a ts with an exponent": (with_raw("ts", "1.541105830796E12"), LOADED),
+    "a session as text": (with_raw("sessionId", '"100"'), LOADED),
+    "a session with a point": (with_raw("sessionId", "100.0"), LOADED),
+    "a user id with a point": (with_raw("userId", "12.0"), LOADED),
+    # only keys of the object itself are looked for
+    "the name of a key as a value": (
+        without("location")[:-1] + ', "note": "Location", "song": "Location"}',
+        LOADED,
+    ),
+    "a key in another case in an object": (
+        without("location")[:-1] + ', "geo": {"Location": "x"}}',
+        LOADED,
+    ),
+    "an unused field nested five deep": (
+        json.dumps(event(more={"a": {"b": {"c": {"d": {"e": 1}}}}})),
+        LOADED,
+    ),
+    "an unused field nested ninety deep": (
+        GOOD[:-1] + ', "more": ' + '{"a": [' * 90 + "]}" * 90 + "}",
+        LOADED,
+    ),
+    "a key twice, the last value good": (GOOD[:-1] + ', "ts": "x", "ts": 1541105830796}', LOADED),
+    "a key twice, the last value bad": (GOOD[:-1] + ', "ts": "x"}', "wrong_type ts"),
+    # halves of characters
+    "a whole character of two escapes": (GOOD.replace("Ada", r"\ud83c\udf00"), LOADED),
+    "what looks like an escape": (GOOD.replace("Ada", r"\\ud83c"), LOADED),
+    "the first half of a character": (GOOD.replace("Ada", r"\ud83c"), "not_json"),
+    "the second half of a character": (GOOD.replace("Ada", r"\udf00"), "not_json"),
+    "a half of a character that is not used": (GOOD.replace("PUT", r"\ud83c"), "not_json"),
     # wrong types
-    "a ts in words": (with_raw("ts", '"abc"'), "wrong_type"),
-    "a ts as text": (with_raw("ts", f'"{TS}"'), "wrong_type"),
-    "a ts as text that is empty": (with_raw("ts", '""'), "wrong_type"),
-    "a ts with a fraction": (with_raw("ts", f"{TS}.0"), "wrong_type"),
-    "a ts beyond 64 bits": (with_raw("ts", "1" * 25), "wrong_type"),
-    "a session in words": (with_raw("sessionId", '"x"'), "wrong_type"),
-    "a length as text": (with_raw("length", '"218.5"'), "wrong_type"),
-    "a length as the text NaN": (with_raw("length", '"NaN"'), "wrong_type"),
-    "an object for a text": (with_raw("song", '{"a": 1}'), "wrong_type"),
-    "an array for a text": (with_raw("song", '["a"]'), "wrong_type"),
-    "a truth value for a text": (with_raw("song", "true"), "wrong_type"),
-    "an object for a number": (with_raw("ts", "{}"), "wrong_type"),
+    "a ts in words": (with_raw("ts", '"abc"'), "wrong_type ts"),
+    "a ts as text that is empty": (with_raw("ts", '""'), "wrong_type ts"),
+    "a ts with a fraction": (with_raw("ts", f"{TS}.5"), "wrong_type ts"),
+    "a ts beyond 64 bits": (with_raw("ts", "1" * 25), "wrong_type ts"),
+    "a session in words": (with_raw("sessionId", '"x"'), "wrong_type sessionId"),
+    "a session with a fraction": (with_raw("sessionId", "100.5"), "wrong_type sessionId"),
+    "a length as text": (with_raw("length", '"218.5"'), "wrong_type length"),
+    "a length as the text NaN": (with_raw("length", '"NaN"'), "wrong_type length"),
+    "an object for a text": (with_raw("song", '{"a": 1}'), "wrong_type song"),
+    "an array for a text": (with_raw("song", '["a"]'), "wrong_type song"),
+    "a truth value for a text": (with_raw("song", "true"), "wrong_type song"),
+    "an object for a number": (with_raw("ts", "{}"), "wrong_type ts"),
+    # values that no table may hold
+    "a play with another level": (json.dumps(event(level="Paid")), "wrong_value level"),
+    "a play without a level": (json.dumps(event(level=None)), "wrong_value level"),
+    "a visit without a level": (json.dumps(event(page="Home", level=None)), "filtered"),
     # keys, numbers, ids
-    "userid for userId": (renamed("userId", "userid"), "key_in_another_case"),
-    "Page for page": (renamed("page", "Page"), "key_in_another_case"),
-    "ARTIST for artist": (renamed("artist", "ARTIST"), "key_in_another_case"),
-    "1e999": (with_raw("length", "1e999"), "number_out_of_range"),
-    "no ts": (without("ts"), "impossible_ts"),
-    "ts null": (json.dumps(event(ts=None)), "impossible_ts"),
-    "ts zero": (json.dumps(event(ts=0)), "impossible_ts"),
-    "ts negative": (json.dumps(event(ts=-TS)), "impossible_ts"),
-    "ts in seconds": (json.dumps(event(ts=TS // 1000)), "impossible_ts"),
-    "ts in microseconds": (json.dumps(event(ts=TS * 1000)), "impossible_ts"),
-    "a visit without ts": (json.dumps(event(page="Home", ts=None)), "impossible_ts"),
-    "an empty object": ("{}", "impossible_ts"),
-    "a play of nobody": (json.dumps(event(userId="")), "blank_user_id"),
-    "a play of white space": (json.dumps(event(userId=" \t")), "blank_user_id"),
-    "a play of null": (json.dumps(event(userId=None)), "blank_user_id"),
+    "userid for userId": (renamed("userId", "userid"), "key_in_another_case userId"),
+    "Page for page": (renamed("page", "Page"), "key_in_another_case page"),
+    "ARTIST for artist": (renamed("artist", "ARTIST"), "key_in_another_case artist"),
+    "1e999": (with_raw("length", "1e999"), "number_out_of_range length"),
+    "a user id of 1e400": (with_raw("userId", "1e400"), "number_out_of_range userId"),
+    "no ts": (without("ts"), "impossible_ts ts"),
+    "ts null": (json.dumps(event(ts=None)), "impossible_ts ts"),
+    "ts zero": (json.dumps(event(ts=0)), "impossible_ts ts"),
+    "ts negative": (json.dumps(event(ts=-TS)), "impossible_ts ts"),
+    "ts in seconds": (json.dumps(event(ts=TS // 1000)), "impossible_ts ts"),
+    "ts in microseconds": (json.dumps(event(ts=TS * 1000)), "impossible_ts ts"),
+    "a visit without ts": (json.dumps(event(page="Home", ts=None)), "impossible_ts ts"),
+    "an empty object": ("{}", "impossible_ts ts"),
+    "a play of nobody": (json.dumps(event(userId="")), "blank_user_id userId"),
+    "a play of white space": (json.dumps(event(userId=" \t")), "blank_user_id userId"),
+    "a play of null": (json.dumps(event(userId=None)), "blank_user_id userId"),
 }
 
 
@@ -123,7 +179,12 @@ def outcomes(spark):
     etl.set_what_results_depend_on(spark)
     judged = build_log_data(text_frame(spark, *(line for line, _ in LINES.values()))).collect()
     assert len(judged) == len(LINES)
-    return {name: row["outcome"] for name, row in zip(LINES, judged)}
+    return {name: outcome_of(row) for name, row in zip(LINES, judged)}
+
+
+def outcome_of(row):
+    """The outcome of a record, and the field where one is at fault."""
+    return " ".join(filter(None, (row["outcome"], row["field"])))
 
 
 @pytest.mark.parametrize("name", LINES)
@@ -132,6 +193,7 @@ def test_a_line_has_its_outcome(outcomes, name):
 
 
 SONG = json.dumps(song())
+CAFE = SONG.replace("First", "Caf\xe9")
 SONG_FILES = {
     "one object": (SONG, [LOADED]),
     "pretty-printed": (json.dumps(song(), indent=2), [LOADED]),
@@ -143,18 +205,59 @@ SONG_FILES = {
     "a bad line among good ones": (f"{SONG}\nhello\n{SONG}", [LOADED, "not_json", LOADED]),
     "a truncated last line": (f"{SONG}\n{SONG[:-9]}", [LOADED, "not_json"]),
     "two on one line": (SONG + SONG, ["several_objects"]),
-    "an array on one line": (f"[{SONG},{SONG}]", ["several_objects"]),
+    "an array on one line": (f"[{SONG},{SONG}]", [LOADED] * 2),
+    "an array, pretty-printed": (json.dumps([song(x={"a": [{}]})] * 2, indent=2), [LOADED] * 2),
+    "an array of a good and a bad one": (f"[{SONG},{{}}]", [LOADED, "blank_song_id song_id"]),
+    "an array that is not closed": (f"[{SONG},\n{SONG}", ["not_json"]),
+    "an array of others": ("[1]", ["several_objects"]),
+    "an array with nothing": ("[]", ["several_objects"]),
+    "pretty-printed with an object": (json.dumps(song(x={"a": 1}), indent=2), [LOADED]),
+    "pretty-printed with objects": (json.dumps(song(x=[{"a": 1}, {}]), indent=2), [LOADED]),
+    "several with objects": (
+        "\n".join([json.dumps(song(x=[{"a": {}}, {}]), indent=1)] * 2),
+        [LOADED] * 2,
+    ),
     "empty": ("", []),
     "white space": (" \n\t\r\n", []),
     "a byte order mark": ("\ufeff" + SONG, [LOADED]),
     "the artist 311": (json.dumps(song(artist_name=311)), [LOADED]),
-    "an object for a title": (json.dumps(song(title={"en": "x"})), ["wrong_type"]),
-    "a year in words": (json.dumps(song(year="1999")), ["wrong_type"]),
-    "a year with a fraction": (SONG.replace("1999", "1999.5"), ["wrong_type"]),
-    "a latitude of 1e999": (SONG.replace("40.7", "1e999"), ["number_out_of_range"]),
-    "a key in another case": (SONG.replace("title", "Title"), ["key_in_another_case"]),
-    "a blank song_id": (json.dumps(song(song_id=" ")), ["blank_song_id"]),
-    "no artist_id": (json.dumps(song(artist_id=None)), ["blank_artist_id"]),
+    "an object for a title": (json.dumps(song(title={"en": "x"})), ["wrong_type title"]),
+    "a year in words": (json.dumps(song(year="MCMXC")), ["wrong_type year"]),
+    "a year as text": (json.dumps(song(year="1999")), [LOADED]),
+    "a year with a point": (SONG.replace("1999", "1999.0"), [LOADED]),
+    "a year of 10 digits": (json.dumps(song(year=10**10)), ["wrong_value year"]),
+    "the year 99999": (json.dumps(song(year=99999)), ["wrong_value year"]),
+    "the year 999": (json.dumps(song(year=999)), ["wrong_value year"]),
+    "the year 0": (json.dumps(song(year=0)), [LOADED]),
+    "a duration of 0": (json.dumps(song(duration=0)), ["wrong_value duration"]),
+    "a duration below 0": (json.dumps(song(duration=-3)), ["wrong_value duration"]),
+    "a latitude of 999": (json.dumps(song(artist_latitude=999)), ["wrong_value artist_latitude"]),
+    "a longitude of -181": (
+        json.dumps(song(artist_longitude=-181)),
+        ["wrong_value artist_longitude"],
+    ),
+    "the artist that stands for null in a path": (
+        json.dumps(song(artist_id="__HIVE_DEFAULT_PARTITION__")),
+        ["wrong_value artist_id"],
+    ),
+    "an artist too long for a folder": (
+        json.dumps(song(artist_id="A" * 81)),
+        ["wrong_value artist_id"],
+    ),
+    "Latin-1": (CAFE.encode("latin-1"), ["not_json"]),
+    "a line in Latin-1 among good ones": (
+        f"{SONG}\n{CAFE}\n{SONG}".encode("latin-1"),
+        [LOADED, "not_json", LOADED],
+    ),
+    "an array in Latin-1": (
+        f"[{CAFE}]".encode("latin-1"),
+        ["not_json"],
+    ),
+    "a year with a fraction": (SONG.replace("1999", "1999.5"), ["wrong_type year"]),
+    "a latitude of 1e999": (SONG.replace("40.7", "1e999"), ["number_out_of_range artist_latitude"]),
+    "a key in another case": (SONG.replace("title", "Title"), ["key_in_another_case title"]),
+    "a blank song_id": (json.dumps(song(song_id=" ")), ["blank_song_id song_id"]),
+    "no artist_id": (json.dumps(song(artist_id=None)), ["blank_artist_id artist_id"]),
     "nulls elsewhere": (
         json.dumps(song(artist_latitude=None, artist_location=None, year=None, title=None)),
         [LOADED],
@@ -169,14 +272,13 @@ def song_outcomes(spark, tmp_path_factory):
     for number, (text, _) in enumerate(SONG_FILES.values()):
         path = folder / "A" / str(number % 3) / f"{number:02d}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(text.encode())
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
     etl.set_what_results_depend_on(spark)
     files = read_song_files(spark, str(folder))
     found = {number: [] for number in range(len(SONG_FILES))}
-    for row in files.collect():
-        number = int(row["file"].rpartition("/")[2].removesuffix(".json"))
-        judged = build_song_data(text_frame(spark, row["line"])).collect()
-        found[number] = [record["outcome"] for record in judged]
+    owners = parse_lines(split_song_files(files), SONG_SCHEMA).select("file").collect()
+    for owner, row in zip(owners, build_song_data(files).collect()):
+        found[int(owner["file"].rpartition("/")[2].removesuffix(".json"))].append(outcome_of(row))
     return dict(zip(SONG_FILES, found.values()))
 
 
@@ -233,9 +335,10 @@ def log_outcomes(spark, tmp_path_factory):
     etl.set_what_results_depend_on(spark)
     lines = read_log_files(spark, str(folder))
     found = {name: {} for name in LOG_FILES}
-    for row in parse_lines(lines, LOG_SCHEMA).groupBy("file", "fault").count().collect():
+    faults = parse_lines(lines, LOG_SCHEMA).select("file", "fault.reason")
+    for row in faults.groupBy("file", "reason").count().collect():
         name = row["file"].partition(f"{folder}/")[2]
-        found[name][row["fault"] or LOADED] = row["count"]
+        found[name][row["reason"] or LOADED] = row["count"]
     return found
 
 
@@ -286,6 +389,7 @@ def test_a_rejected_line_is_kept_with_its_reason_and_file(spark):
     assert found == [
         {
             "reason": "not_json",
+            "field": None,
             "file": "file:///in/0.json",
             "length": 5,
             "sha256": "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824",
@@ -300,24 +404,34 @@ def test_a_long_rejected_line_is_cut_and_its_length_kept(spark):
     assert (found["length"], len(found["line"])) == (100_000, 65_536)
 
 
+def account(**outcomes):
+    """The account of a source of which so many records had each outcome."""
+    return build_account(
+        [
+            Outcome(name, None, count, file=f"file:/in/{name}.json")
+            for name, count in outcomes.items()
+        ]
+    )
+
+
 def test_an_account_adds_up():
-    account = build_account({"loaded": 5, "filtered": 3, "not_json": 2, "blank_user_id": 1})
-    assert account["read"] == 11
-    assert account["rejected"] == {"blank_user_id": 1, "not_json": 2}
+    found = account(loaded=5, filtered=3, not_json=2, blank_user_id=1)
+    assert found["read"] == 11
+    assert found["rejected"] == {"blank_user_id": 1, "not_json": 2}
 
 
 @pytest.mark.parametrize(
     ("bad", "limit", "fails"), [(1, 1, False), (2, 1, True), (0, 0, False), (1, 0, True)]
 )
 def test_a_source_fails_only_above_the_limit_of_rejects(bad, limit, fails):
-    account = build_account({"loaded": 100 - bad, **({"not_json": bad} if bad else {})})
+    found = account(loaded=100 - bad, **({"not_json": bad} if bad else {}))
     if fails:
         with pytest.raises(SourceError, match=f"log_data: {bad} of 100 records are rejected"):
-            check_account("log_data", "p", account, limit)
+            check_account("log_data", "p", found, limit)
     else:
-        check_account("log_data", "p", account, limit)
+        check_account("log_data", "p", found, limit)
 
 
 def test_a_source_with_nothing_to_load_is_refused():
     with pytest.raises(SourceError, match="log_data: /in holds nothing to load"):
-        check_account("log_data", "/in", build_account({"filtered": 3}), 100)
+        check_account("log_data", "/in", account(filtered=3), 100)
