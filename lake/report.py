@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from lake.formats import size, utc_now
+from lake.formats import duration, size, utc_now
+
+STILL_SECONDS = 30.0  # how often a long stage says that it lives, where there is no terminal
 
 
 def now() -> str:
@@ -24,6 +27,25 @@ def now() -> str:
 def tell(line: str) -> None:
     """Narrate on stderr; stdout is for the result."""
     print(line, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def still_running(name: str) -> Iterator[None]:
+    """Say every half minute that a stage goes on; on a terminal Spark's progress bar shows it."""
+    done = threading.Event()
+
+    def keep_telling() -> None:
+        start = time.perf_counter()
+        while not done.wait(STILL_SECONDS):
+            tell(f"           {name}: still running after {duration(time.perf_counter() - start)}")
+
+    thread = threading.Thread(target=keep_telling, daemon=True)
+    if not sys.stderr.isatty():
+        thread.start()
+    try:
+        yield
+    finally:
+        done.set()
 
 
 @dataclass
@@ -49,7 +71,8 @@ class Report:
         """Time a stage and tell of it on one line, with the facts that it adds to the list."""
         start = time.perf_counter()
         facts: list[str] = []
-        yield facts
+        with still_running(name):
+            yield facts
         self.seconds[name] = round(time.perf_counter() - start, 3)
         tell(f"{self.seconds[name]:>7.1f} s  {name:<10} {', '.join(facts)}".rstrip())
 
