@@ -38,7 +38,7 @@ run: $(VENV)/.ready ## run the job on your own data: make run ARGS="--output /tm
 		$(call or_say,fix what the line above names and run it again; ARGS=--help lists the options)
 
 test-quick: $(VENV)/.ready-dev $(VENV)/spark.jsa ## run the tests that need one Spark session at most
-	@$(RUN) python -m pytest -n 2 --dist loadfile -m quick \
+	@$(RUN) python -m pytest -n 2 -m quick \
 		$(call or_say,to run one test: . $(BIN)/activate && python -m pytest FILE::TEST)
 
 test: announce-test $(VENV)/.ready-jars $(VENV)/spark.jsa ## run all tests
