@@ -11,12 +11,12 @@ from lake.names import undo_latin1
 from lake.parsing import (
     ENDS_AT_FIRST_BRACE,
     build_objects_of_array,
+    columns,
     fault,
     find_text_fault,
     let,
     parse_lines,
 )
-from lake.tables import columns
 
 # Only the fields that some table needs: the parser skips all others.
 SONG_SCHEMA = """

@@ -21,8 +21,6 @@ from collections.abc import Iterable
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from lake.tables import columns
-
 JSON_OPTIONS = (
     "map('mode', 'PERMISSIVE', 'columnNameOfCorruptRecord', '_corrupt',"
     " 'allowSingleQuotes', 'false', 'allowNonNumericNumbers', 'false')"
@@ -49,6 +47,12 @@ def parse_lines(lines: DataFrame, schema: str) -> DataFrame:
         "coalesce(strict.converted, 0) AS converted",
         "strict.fault AS fault",
     )
+
+
+def columns(schema: str) -> dict[str, str]:
+    """The columns of a schema with their types, in order."""
+    name_and_type = (column.split() for column in schema.split(","))
+    return {name: kind for name, kind in name_and_type}  # noqa: C416 (dict() loses the types)
 
 
 def fault(reason: str, field: str | None = None) -> str:

@@ -17,7 +17,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from lake.lines import FILTERED, LOADED, build_log_data, build_song_data
-from lake.paths import is_hidden
+from lake.paths import is_hidden, readable
 from lake.storage import Disk, HadoopStorage, Storage, StorageError, open_storage
 
 FILE_PATH = "_metadata.file_path AS file"
@@ -110,7 +110,7 @@ def count_passed_over(storage: Storage) -> int:
     """How many files of a source Spark passes over for their names; 0 where listing is costly."""
     if not isinstance(storage, Disk):
         return 0
-    root = readable_path(storage.root)
+    root = readable(storage.root)
     paths = (
         os.path.relpath(f"{folder}/{file}", root)
         for folder, _, files in os.walk(root, followlinks=True)
@@ -190,15 +190,10 @@ def find_commonest(outcomes: Iterable[Outcome], wanted: int = 3) -> list[dict[st
             "reason": found.outcome,
             "field": found.field,
             "records": found.records,
-            "file": readable_path(found.file or ""),
+            "file": readable(unquote(found.file or "")),
         }
         for found in rejected[:wanted]
     ]
-
-
-def readable_path(uri: str) -> str:
-    """A file's URI as a path that a shell takes, where it is on a local disk."""
-    return re.sub("^file:/+", "/", unquote(uri))
 
 
 def check_account(name: str, path: str, account: Mapping[str, Any], limit: float) -> None:

@@ -131,12 +131,6 @@ def partitioned_tables(partitions: Mapping[str, tuple[str, ...]]) -> list[Table]
     return [replace(table, partition_by=partitions.get(table.name, ())) for table in TABLES]
 
 
-def columns(schema: str) -> dict[str, str]:
-    """The columns of a schema with their types, in order."""
-    name_and_type = (column.split() for column in schema.split(","))
-    return {name: kind for name, kind in name_and_type}  # noqa: C416 (dict() loses the types)
-
-
 def stored_schema(table: Table) -> str:
     """The schema of a table as it is read back: with the partition columns that are derived."""
     derived = [name for name in table.partition_by if name not in table.columns]

@@ -11,7 +11,8 @@ import etl
 from lake import checks
 from lake.layout import date_part
 from lake.lines import loaded
-from lake.tables import columns, partitioned_tables
+from lake.parsing import columns
+from lake.tables import partitioned_tables
 from tests.factories import TS, event, log_data, song, song_data
 
 TABLES = partitioned_tables(
