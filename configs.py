@@ -132,6 +132,8 @@ class EtlConfig:
     max_rows_per_file: int = setting(whole_number(1, 10**9), "a whole number from 1")
     lock_minutes: float = setting(number(0.01, 1440), "minutes, from 0.01 to 1440")
     keep_reports: int = setting(whole_number(1, 10_000), "a whole number from 1 to 10000")
+    incremental: bool = setting(yes_or_no, "yes or no")
+    full: bool = False  # no setting: --full asks for it
     partitions: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
 

@@ -3,8 +3,8 @@
 It runs as `python etl.py` on a laptop and as `spark-submit etl.py` on a cluster, on Spark 3.5 and
 4.0 and Python 3.9 and later. From top to bottom: how each table is built, the steps of a run, and
 the command line. What the tables are is in lake/tables.py, what becomes of a line of input in
-lake/lines.py, the steps in lake/run.py, and how staged tables replace published ones in
-lake/publishing.py.
+lake/lines.py, what a run has to do in lake/work.py, its steps in lake/steps.py, and how staged
+tables replace published ones in lake/publishing.py.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import logging
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import lake  # noqa: F401 (first of all: it says so in one line where pyspark is missing)
@@ -29,31 +30,34 @@ from pyspark.sql import functions as F
 from configs import DL_CFG, ConfigError, EtlConfig, load_etl_config
 from lake.checks import DataQualityError
 from lake.exit_codes import ExitCode
+from lake.inputs import find_rules
 from lake.layout import layout_of
 from lake.lines import is_blank, loaded
+from lake.listing import SourceError
 from lake.lock import LockedError
 from lake.paths import new_run, readable
 from lake.report import Report, render, tell
-from lake.run import (
-    check_output,
+from lake.run import cleaned_up, locked, open_run
+from lake.sources import SOURCES
+from lake.spark import create_session, one_line, set_what_results_depend_on
+from lake.steps import (
     check_tables,
-    cleaned_up,
-    locked,
-    look_at_sources,
-    open_run,
+    find_matches,
+    find_rebuild,
     plan_layout,
     publish_tables,
     read_source,
+    report_unchanged,
     stage_tables,
 )
-from lake.sources import LOG_DATA, SONG_DATA, SourceError
-from lake.spark import create_session, one_line, set_what_results_depend_on
 from lake.storage import StorageError, open_storage
 from lake.tables import ARTISTS, SONGPLAYS, SONGS, TABLES, TIME, USERS, Table
+from lake.work import check_output, describe_plan, find_work, look_at_output
 
 # ---- The tables: DataFrames in, a DataFrame out --------------------------------------------------
 
 PLAY_KEY = ("start_time", "user_id", "session_id", "item_in_session")
+MATCH_KEY = ["song", "artist", "length"]
 
 
 def build_tables(
@@ -124,7 +128,11 @@ def match_songs(plays: DataFrame, song_data: DataFrame) -> DataFrame:
 
     Both are null where there is none. The names and the duration are not needed any more and go.
     """
-    match_key = ["song", "artist", "length"]
+    return plays.join(build_matches(song_data), on=MATCH_KEY, how="left").drop(*MATCH_KEY)
+
+
+def build_matches(song_data: DataFrame) -> DataFrame:
+    """One row per title, artist and duration, as song, artist and length: the ids of the song."""
     songs = _one_per_song(song_data).select(
         F.col("title").alias("song"),
         F.col("artist_name").alias("artist"),
@@ -133,8 +141,7 @@ def match_songs(plays: DataFrame, song_data: DataFrame) -> DataFrame:
         "artist_id",
     )
     # Two songs that share all three would multiply plays: the lower song_id stands for both.
-    matches = first_per_key(songs.dropna(), match_key, _ascending("song_id", "artist_id"))
-    return plays.join(matches, on=match_key, how="left").drop(*match_key)
+    return first_per_key(songs.dropna(), MATCH_KEY, _ascending("song_id", "artist_id"))
 
 
 def build_users(plays: DataFrame) -> DataFrame:
@@ -205,15 +212,29 @@ def run_job(spark: SparkSession, config: EtlConfig, report: Report) -> None:
     set_what_results_depend_on(spark)
     run = open_run(spark, config, report)
     with locked(run.lock), cleaned_up(run):
-        owned = check_output(run)
-        look_at_sources(run)
-        song_data = read_source(run, SONG_DATA)
-        log_data = read_source(run, LOG_DATA)
+        published = check_output(run)
+        work = find_work(run, published, find_rules([build_tables]))
+        if not work:
+            report_unchanged(run, published, work)
+            return
+        parsed = {source.name: read_source(run, source, work) for source in SOURCES}
+        song_data, log_data = (source.records for source in parsed.values())
+        matches = find_matches(run, work, build_matches(song_data))
+        rebuild = find_rebuild(run, work, parsed, matches)
+        tables = build_tables(song_data, log_data, plan_layout(run, rebuild))
+        stage_tables(run, rebuild, tables)
         songs, plays = loaded(song_data), build_plays(log_data)
-        tables = build_tables(song_data, log_data, plan_layout(run, plays))
-        stage_tables(run, tables)
-        fingerprints = check_tables(run, songs, plays)
-        publish_tables(run, fingerprints, owned)
+        figures = check_tables(run, work, rebuild, songs, plays)
+        state = replace(work.known, matches=matches, figures=figures)
+        publish_tables(run, published, rebuild, state, parsed)
+
+
+def show_plan(spark: SparkSession, config: EtlConfig, report: Report) -> None:
+    """Print what a run would read and build anew, without doing it."""
+    set_what_results_depend_on(spark)
+    run = open_run(spark, config, report)
+    work = find_work(run, look_at_output(run), find_rules([build_tables]))
+    print("\n".join(describe_plan(work, run.tables)))
 
 
 def recover(spark: SparkSession, config: EtlConfig, report: Report) -> None:
@@ -256,6 +277,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--show", type=int, default=0, metavar="N", help="print the first N rows of each table"
     )
+    parser.add_argument("--full", action="store_true", help="read all input, not only what is new")
+    parser.add_argument("--dry-run", action="store_true", help="only say what a run would do")
     parser.add_argument("--recover", action="store_true", help="only finish an interrupted swap")
     return parser.parse_args(argv)
 
@@ -265,10 +288,12 @@ EXAMPLES = """examples:
   python etl.py --output /tmp/lake --partition-songs year,artist_id
   spark-submit etl.py --song-data s3://bucket/song_data --log-data s3://bucket/log_data \\
       --output s3://bucket/lake
+  python etl.py --dry-run                         what a run would read and build anew, and why
   python etl.py --recover                         finish what an interrupted run had committed
 
-exit codes: 0 published, 1 failed (and says what became of the tables), 2 usage or configuration,
-            3 another run holds the lock on this output, 130 interrupted"""
+exit codes: 0 published, or nothing was new; 1 failed (and says what became of the tables);
+            2 usage or configuration; 3 another run holds the lock on this output;
+            130 interrupted"""
 
 
 def load_config(arguments: argparse.Namespace) -> EtlConfig:
@@ -281,7 +306,7 @@ def load_config(arguments: argparse.Namespace) -> EtlConfig:
         ("partitions", "songs"): arguments.partition_songs,
     }
     given = {key: value for key, value in flags.items() if value is not None}
-    return load_etl_config(arguments.config, given)
+    return replace(load_etl_config(arguments.config, given), full=arguments.full)
 
 
 # What can go wrong without a bug: each ends the job with one line and no traceback.
@@ -312,8 +337,8 @@ def run_command(arguments: argparse.Namespace, config: EtlConfig) -> None:
     with report.stage("session"):
         spark = create_session(config)
     signal.signal(signal.SIGINT, _interrupt)  # PySpark's own handler interrupts py4j in mid-call
-    if arguments.recover:
-        recover(spark, config, report)
+    if arguments.recover or arguments.dry_run:
+        (recover if arguments.recover else show_plan)(spark, config, report)
         return
     run_job(spark, config, report)
     print(render(report))

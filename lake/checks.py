@@ -1,8 +1,9 @@
 """What must hold of the staged tables before anything is published.
 
-Three queries ask for it, whatever the rules of the tables are:
+Three queries ask for it, whatever the rules of the tables are. Of a table that is built anew in
+part they ask for that part:
 
-- build_partition_counts reads each table once: its rows, and how many of them break each rule.
+- build_day_counts reads each table once: its rows, and how many of them break each rule.
 - build_source_key_counts counts the keys that the source has, and so the rows that must be there.
 - build_orphan_counts looks for references to rows that do not exist.
 
@@ -15,14 +16,14 @@ hash(7) ^ hash(7) = 0 is not hash(7) ^ hash(8).
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyspark.sql import DataFrame, Row
 from pyspark.sql import functions as F
 
-from lake.tables import ARTISTS, DATE_PARTS, SONGPLAYS, SONGS, TIME, USERS, Table
+from lake.tables import ARTISTS, DATE_PARTS, SONGPLAYS, SONGS, Table
 
 if TYPE_CHECKING:
     from pyspark.sql.types import StructType
@@ -37,7 +38,6 @@ SHRUNK_SHARE = 0.8
 FALLEN_POINTS = 1.0  # so is a fall of the matched plays by more than this, in percentage points
 
 Counts = Mapping[tuple[str, str], int]  # (table, measure or rule) -> count
-DateParts = tuple[int, ...]  # the values of a partition's date columns, such as (2018, 11)
 
 
 class DataQualityError(Exception):
@@ -48,33 +48,26 @@ class Findings(NamedTuple):
     """What the queries found out about the staged tables."""
 
     counts: Counts
-    plays_per_day: dict[str, int]  # by ISO date in UTC
-    fingerprints: Mapping[tuple[str, DateParts], str]  # by table and date parts
+    per_day: dict[str, dict[str, int]]  # table, or MATCHED -> ISO date in UTC -> rows
 
 
 # ---- The queries ---------------------------------------------------------------------------------
 
 
-def build_partition_counts(table: Table, rows: DataFrame, *, content: bool = False) -> DataFrame:
-    """One row per combination of date parts, and for songplays per day.
+def build_day_counts(table: Table, rows: DataFrame) -> DataFrame:
+    """One row per day of a table with a start_time, else one row.
 
-    Columns: table, parts, day, rows, keys_hash, matched, broken (in the order of list_rules) and
-    content_hash, which is taken of all values only if `content` asks for it.
+    Columns: table, day, rows, keys_hash, matched, and broken (in the order of list_rules).
     """
-    parts = ", ".join(date_parts_of(table))
     is_fact = table.name == SONGPLAYS.name
     broken = [f"count_if(NOT coalesce({rule}, false))" for rule in list_rules(table).values()]
-    grouped = rows.groupBy(
-        F.expr(f"CAST(array({parts}) AS ARRAY<INT>) AS parts"),
-        F.expr(f"{'DATE(start_time)' if is_fact else 'DATE(NULL)'} AS day"),
-    )
-    return grouped.agg(
+    day = "DATE(start_time)" if "start_time" in table.columns else "DATE(NULL)"
+    return rows.groupBy(F.expr(f"{day} AS day")).agg(
         F.lit(table.name).alias("table"),
         F.count(F.lit(1)).alias("rows"),
         F.expr(f"bit_xor({hash_of(table.identity)}) AS keys_hash"),
         F.expr(f"{'count(song_id)' if is_fact else '0L'} AS matched"),
         F.expr(f"CAST(array({', '.join(broken)}) AS ARRAY<BIGINT>) AS broken"),
-        F.expr(f"bit_xor({hash_of_content(table) if content else '0L'}) AS content_hash"),
     )
 
 
@@ -100,16 +93,6 @@ def list_rules(table: Table) -> dict[str, str]:
 def hash_of(names: Sequence[str]) -> str:
     """A 64-bit hash as SQL; of a million values, two share one in one run of forty million."""
     return f"xxhash64({', '.join(names)})"
-
-
-def hash_of_content(table: Table) -> str:
-    """A hash of all values of a row as SQL, and of which of them are null.
-
-    Spark's hash of a null is its seed, so that (a, null) and (null, a) would have the same hash.
-    """
-    names = list(table.columns)
-    nulls = " + ".join(f"IF({name} IS NULL, {1 << bit}, 0)" for bit, name in enumerate(names))
-    return hash_of([*names, nulls])
 
 
 def build_source_key_counts(table: Table, source: DataFrame) -> DataFrame:
@@ -153,11 +136,19 @@ def list_references(table: Table) -> dict[str, tuple[str, str, str]]:
     }
 
 
-def build_source_keys(songs: DataFrame, plays: DataFrame) -> dict[str, DataFrame]:
-    """The identity of each row that each table must have, as often as the source holds it."""
+def build_source_keys(
+    tables: Iterable[Table],
+    songs: DataFrame,
+    plays: DataFrame,
+    restrict: Callable[[Table, DataFrame], DataFrame] = lambda _, rows: rows,
+) -> dict[str, DataFrame]:
+    """The identity of each row that each table must have, as often as the source holds it.
+
+    restrict leaves out the plays that are in no part of a table which is built anew.
+    """
+    sources = {SONGS.name: songs, ARTISTS.name: songs}
     return {
-        table.name: source.select(*table.identity)
-        for source, tables in ((songs, (SONGS, ARTISTS)), (plays, (USERS, TIME, SONGPLAYS)))
+        table.name: restrict(table, sources.get(table.name, plays)).select(*table.identity)
         for table in tables
     }
 
@@ -169,27 +160,24 @@ def read_findings(
     tables: Sequence[Table],
     staged: Mapping[str, DataFrame],
     source_keys: Mapping[str, DataFrame],
-    *,
-    content: bool = False,
 ) -> Findings:
     """Run the three queries and bring their answers together."""
     with cached(tables, staged) as frames:
-        partitions = union(
-            build_partition_counts(table, frames[table.name], content=content) for table in tables
-        ).collect()
-        orphans = union(
+        days = union(build_day_counts(table, frames[table.name]) for table in tables).collect()
+        references = [
             build_orphan_counts(table, rule, frames)
             for table in tables
             for rule in list_references(table)
-        ).collect()
+        ]
+        orphans = union(references).collect() if references else []
     keys = union(build_source_key_counts(t, source_keys[t.name]) for t in tables).collect()
     counts = {
-        **sum_partition_counts(tables, partitions),
+        **sum_day_counts(tables, days),
         **{(table, SOURCE_KEYS): count for table, count, _ in keys},
         **{(table, SOURCE_KEYS_HASH): key_hash or 0 for table, _, key_hash in keys},
         **{(table, rule): count for table, rule, count in orphans},
     }
-    return Findings(counts, sum_plays_per_day(partitions), read_fingerprints(partitions))
+    return Findings(counts, list_per_day(days))
 
 
 @contextmanager
@@ -211,15 +199,15 @@ def union(frames: Iterable[DataFrame]) -> DataFrame:
     return functools.reduce(DataFrame.unionByName, frames)
 
 
-def sum_partition_counts(tables: Sequence[Table], partitions: Iterable[Row]) -> dict[Any, int]:
-    """The counts of whole tables, from those of their partitions."""
+def sum_day_counts(tables: Sequence[Table], days: Iterable[Row]) -> dict[Any, int]:
+    """The counts of whole tables, from those of their days."""
     rules = {table.name: list(list_rules(table)) for table in tables}
     counts = {
         (table, measure): 0
         for table, names in rules.items()
         for measure in (ROWS, KEYS_HASH, MATCHED, *names)
     }
-    for found in partitions:
+    for found in days:
         counts[found.table, ROWS] += found.rows
         counts[found.table, KEYS_HASH] ^= found.keys_hash
         counts[found.table, MATCHED] += found.matched
@@ -228,33 +216,14 @@ def sum_partition_counts(tables: Sequence[Table], partitions: Iterable[Row]) -> 
     return counts
 
 
-def sum_plays_per_day(partitions: Iterable[Row]) -> dict[str, int]:
-    """The plays per day in UTC, in order."""
-    plays: dict[str, int] = {}
-    for found in partitions:
-        if found.day is not None:
-            plays[str(found.day)] = plays.get(str(found.day), 0) + found.rows
-    return dict(sorted(plays.items()))
-
-
-def read_fingerprints(partitions: Iterable[Row]) -> dict[tuple[str, DateParts], str]:
-    """The number of rows and the XOR of their hashes, by table and date parts."""
-    rows: dict[tuple[str, DateParts], int] = {}
-    hashes: dict[tuple[str, DateParts], int] = {}
-    for found in partitions:
-        place = (found.table, tuple(found.parts))
-        rows[place] = rows.get(place, 0) + found.rows
-        hashes[place] = hashes.get(place, 0) ^ found.content_hash
-    return {
-        place: f"{count} rows, {hashes[place] & (1 << 64) - 1:016x}"
-        for place, count in rows.items()
-    }
-
-
-def date_parts_in(partition: str) -> DateParts:
-    """The date parts of a partition's path: (2018, 11) for year=2018/month=11."""
-    parts = dict(part.split("=") for part in partition.split("/") if part)
-    return tuple(int(value) for name, value in parts.items() if name in DATE_PARTS)
+def list_per_day(days: Iterable[Row]) -> dict[str, dict[str, int]]:
+    """The rows per day in UTC of each table that has days, and the plays with a song."""
+    found: dict[str, dict[str, int]] = {}
+    for counted in sorted((row for row in days if row.day is not None), key=lambda row: row.day):
+        found.setdefault(counted.table, {})[str(counted.day)] = counted.rows
+        if counted.table == SONGPLAYS.name:
+            found.setdefault(MATCHED, {})[str(counted.day)] = counted.matched
+    return found
 
 
 # ---- The verdict ---------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ A table has one file per partition, up to a limit of rows; an unpartitioned tabl
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from pyspark.sql import Column, DataFrame, DataFrameWriter
 from pyspark.sql import functions as F
@@ -65,13 +65,6 @@ def build_file_number(table: Table, sizes: Sizes, limit: int) -> Column:
             number
         )
     return number
-
-
-def count_partitions(partition_by: Sequence[str], plays: DataFrame) -> Sizes:
-    """The plays in each partition by these date parts, duplicates included."""
-    parts = [date_part(name) for name in partition_by]
-    counts = plays.groupBy(*parts).count().collect()
-    return {tuple(row)[:-1]: row["count"] for row in counts}
 
 
 def stage_table(rows: DataFrame, table: Table, path: str, limit: int) -> None:

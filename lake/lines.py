@@ -29,9 +29,20 @@ LOG_SCHEMA = """
     level STRING, song STRING, artist STRING, length DOUBLE, sessionId BIGINT,
     itemInSession BIGINT, location STRING, userAgent STRING
 """
+# What is kept of each record, as it is parsed.
+OUTCOME = "file STRING, outcome STRING, detail STRING, line STRING, converted INT"
+SONG_RECORD = f"""{OUTCOME}, song_id STRING, title STRING, duration DOUBLE, artist_id STRING,
+    artist_name STRING, artist_location STRING, artist_latitude DOUBLE, artist_longitude DOUBLE,
+    year INT, repaired INT"""
+LOG_RECORD = f"""{OUTCOME}, start_time TIMESTAMP, user_id STRING, first_name STRING,
+    last_name STRING, gender STRING, level STRING, length DOUBLE, location STRING, song STRING,
+    artist STRING, session_id BIGINT, item_in_session BIGINT, user_agent STRING, repaired INT"""
 LOADED, FILTERED = "loaded", "filtered"  # the outcomes of a line; any other is a rejection's reason
 EARLIEST_TS, LATEST_TS = 946_684_800_000, 4_102_444_800_000  # 2000 to 2100: no seconds, no us
 LONGEST_REJECT = 65_536  # characters of a rejected line that are kept
+LONGEST_PAGE = 40  # characters of the page of a filtered event, to count them by it
+# Spark gives the path of a file as a URI. url_decode takes a plus sign for a space.
+FILE_AS_LISTED = "url_decode(replace(file, '+', '%2B'))"
 NAMES = ("song", "artist")  # of the log, to be repaired
 
 # ---- Songs ---------------------------------------------------------------------------------------
@@ -45,7 +56,7 @@ NO_PARTITION = "__HIVE_DEFAULT_PARTITION__"  # as the name of a folder it stands
 
 
 def build_song_data(song_files: DataFrame) -> DataFrame:
-    """One row per song record with its outcome; file and line are kept for rejected ones only."""
+    """One row per song record with its file and outcome."""
     possible_values = {
         "artist_id": f"artist_id != '{NO_PARTITION}' AND octet_length(artist_id) <= "
         f"{LONGEST_ARTIST_ID}",
@@ -68,7 +79,7 @@ def build_song_data(song_files: DataFrame) -> DataFrame:
     records = records.withColumn("outcome", F.coalesce("fault.reason", F.lit(LOADED)))
     values = [F.col(name) for name in columns(SONG_SCHEMA) if name != "year"]
     return records.select(
-        *_outcome_columns(),
+        *_outcome_columns(F.lit(None)),
         *values,
         F.when(~_is_rejected(), F.col("year")).cast("int").alias("year"),
         F.lit(0).alias("repaired"),
@@ -110,7 +121,7 @@ def _split(text: str, pattern: str) -> str:
 def build_log_data(lines: DataFrame) -> DataFrame:
     """One row per event with its outcome, repaired names and start_time (UTC, milliseconds).
 
-    `repaired` counts the repaired names of the row; file and line are kept for rejected rows only.
+    `repaired` counts the repaired names of the row; only a play has a start_time.
     """
     is_play = F.col("page").eqNullSafe("NextSong")
     possible_ts = F.coalesce(F.col("ts").between(EARLIEST_TS, LATEST_TS), F.lit(False))
@@ -127,9 +138,10 @@ def build_log_data(lines: DataFrame) -> DataFrame:
     # The names were decoded wrongly twice, so they are repaired twice. Each time needs a select of
     # its own: nested in one expression, Spark would compute the inner repair again and again.
     events = events.withColumns({f"{name}_once": undo_latin1(name) for name in NAMES})
+    page = F.when(F.col("outcome") == FILTERED, F.substring("page", 1, LONGEST_PAGE))
     return events.select(
-        *_outcome_columns(),
-        F.when(possible_ts, F.timestamp_millis("ts")).alias("start_time"),
+        *_outcome_columns(page),
+        F.when(_is_loaded(), F.timestamp_millis("ts")).alias("start_time"),
         F.col("userId").alias("user_id"),
         F.col("firstName").alias("first_name"),
         F.col("lastName").alias("last_name"),
@@ -147,15 +159,15 @@ def build_log_data(lines: DataFrame) -> DataFrame:
 
 def loaded(records: DataFrame) -> DataFrame:
     """The records of a source that are to be loaded, duplicates included."""
-    return records.filter(F.col("outcome") == LOADED)
+    return records.filter(_is_loaded())
 
 
 def rejected(records: DataFrame) -> DataFrame:
     """The rejected records of a source: why, field, file, and the text, shortened if it is long."""
     return records.filter(_is_rejected()).select(
         F.col("outcome").alias("reason"),
-        "field",
-        "file",
+        F.col("detail").alias("field"),
+        F.expr(f"regexp_replace({FILE_AS_LISTED}, '^file:', '')").alias("file"),
         F.length("line").alias("length"),
         F.sha2("line", 256).alias("sha256"),
         F.substring("line", 1, LONGEST_REJECT).alias("line"),
@@ -169,10 +181,19 @@ def is_blank(name: str) -> Column:
     return F.coalesce(F.expr(blank), F.lit(True))
 
 
-def _outcome_columns() -> list[Column]:
-    """What became of a record: its file and its text are only needed if it is rejected."""
-    if_rejected = [F.when(_is_rejected(), F.col(name)).alias(name) for name in ("file", "line")]
-    return [F.col("outcome"), F.col("fault.field").alias("field"), *if_rejected, F.col("converted")]
+def _outcome_columns(page: Column) -> list[Column]:
+    """What became of a record: its file, outcome and detail, its text only if it is rejected."""
+    return [
+        F.col("file"),
+        F.col("outcome"),
+        F.coalesce("fault.field", page).alias("detail"),  # the field, or the page if it is filtered
+        F.when(_is_rejected(), F.col("line")).alias("line"),
+        F.col("converted"),
+    ]
+
+
+def _is_loaded() -> Column:
+    return F.col("outcome") == LOADED
 
 
 def _is_rejected() -> Column:

@@ -12,6 +12,8 @@ LOCK = f"{ETL}/LOCK"
 REPORTS = f"{ETL}/reports"
 REJECTS = f"{ETL}/rejects"
 PUBLISHED = f"{ETL}/published.json"
+INPUTS = f"{ETL}/inputs"  # what is known of the input's files
+PARSED = f"{ETL}/parsed"  # the records of the input, by source and by the run that parsed them
 PROBE = ".etl-probe"  # hidden, beside the tables: shows that the swap can move files there
 RUN = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{6}")  # what new_run() makes; no other folder is a run's
 
@@ -34,6 +36,16 @@ def staged_path(run: str, name: str) -> str:
 def plan_path(run: str) -> str:
     """Where a run's commit record is."""
     return f"{ETL}/{run}/plan.json"
+
+
+def inputs_path(run: str) -> str:
+    """Where the state of the input is that a run has left."""
+    return f"{INPUTS}/{run}.json"
+
+
+def parsed_path(source: str, run: str) -> str:
+    """Where a run keeps the records of a source that it has parsed: as a partition of them all."""
+    return f"{PARSED}/{source}/run={run}"
 
 
 def partition_of(file: str) -> str:

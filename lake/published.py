@@ -1,8 +1,8 @@
 """What this job has published, file by file: by that it tells its own files from foreign ones.
 
-Each run notes in _etl/published.json every file of every table, with its bytes and, where the swap
-goes by partitions, a fingerprint of each partition's rows. A visible file in a table's folder that
-the note does not name was written by someone else, and no run may delete it.
+Each run notes in _etl/published.json every file of every table with its bytes, and of which state
+of the input they were built. A visible file in a table's folder that the note does not name was
+written by someone else, and no run may delete it.
 """
 
 from __future__ import annotations
@@ -10,18 +10,20 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from lake.paths import PUBLISHED, REPORTS, partition_of, readable
 from lake.report import tell
 from lake.storage import MissingError, Storage, StorageError
 from lake.tables import TABLES
 
-Fingerprints = Mapping[str, Mapping[str, str]]  # table -> partition -> row count and hash
-Content = Mapping[str, Any]  # of a partition: its fingerprint, and its files with their bytes
+Content = Mapping[str, Any]  # of a partition: its files with their bytes
 Contents = Mapping[str, Mapping[str, Content]]  # table -> partition -> content
 
-VERSION = 2  # of published.json; the first version had no number and named only some tables
+# Of published.json. The first version had no number and named only some tables, the second named no
+# state of the input.
+VERSION = 3
+KNOWN_VERSIONS = (2, 3)
 CHOICES = "|".join(sorted({choice for table in TABLES for choice in table.partition_choices}))
 # What Spark calls the files that it writes, in the partitions that this job knows.
 OF_SPARK = re.compile(rf"((?:{CHOICES})=[^/]+/)*part-[^/]+\.parquet")
@@ -34,54 +36,61 @@ class ForeignFilesError(StorageError):
 # ---- The note ------------------------------------------------------------------------------------
 
 
-def build_contents(files: Mapping[str, int], fingerprints: Mapping[str, str]) -> dict[str, Content]:
-    """For each partition its files with their bytes, and the fingerprint of its rows if known."""
-    contents: dict[str, dict[str, Any]] = {}
+class Note(NamedTuple):
+    """What published.json says."""
+
+    contents: Contents
+    inputs: str  # the run that has left the state of the input; '' if there is none
+
+
+def build_contents(files: Mapping[str, int]) -> dict[str, Content]:
+    """For each partition its files with their bytes."""
+    contents: dict[str, dict[str, dict[str, int]]] = {}
     for file, size in files.items():
-        partition = partition_of(file)
-        rows = fingerprints.get(partition, "")
-        contents.setdefault(partition, {"rows": rows, "files": {}})["files"][file] = size
+        contents.setdefault(partition_of(file), {"files": {}})["files"][file] = size
     return dict(contents)
 
 
-def read_contents(storage: Storage) -> Contents | None:
+def read_note(storage: Storage) -> Note | None:
     """What the last run noted about the published files; None if that is missing or damaged."""
     try:
         note = json.loads(storage.read(PUBLISHED))
-        if note["version"] != VERSION:
+        if note["version"] not in KNOWN_VERSIONS:
             return None
-        return {
+        contents = {
             table: {
-                partition: {"rows": str(content["rows"]), "files": dict(content["files"])}
+                partition: {"files": dict(content["files"])}
                 for partition, content in partitions.items()
             }
             for table, partitions in note["tables"].items()
         }
+        return Note(contents, str(note.get("inputs", "")))
     except (MissingError, ValueError, TypeError, AttributeError, KeyError):
         return None
 
 
-def write_contents(storage: Storage, contents: Contents) -> None:
+def write_note(storage: Storage, note: Note) -> None:
     """Note what is published now, and make that durable."""
-    storage.write(PUBLISHED, json.dumps({"version": VERSION, "tables": contents}))
+    noted = {"version": VERSION, "inputs": note.inputs, "tables": note.contents}
+    storage.write(PUBLISHED, json.dumps(noted))
     storage.sync(PUBLISHED)
 
 
 # ---- Whose files they are ------------------------------------------------------------------------
 
 
-def read_owned(storage: Storage) -> Contents:
-    """The published files that are this job's.
+def read_owned(storage: Storage) -> Note:
+    """The published files that are this job's, and of which state of the input they were built.
 
     Where there is no note but a sign that this job has published here (an older version, a note
     that was damaged), these are the files that look like those it writes.
     """
-    known = read_contents(storage)
+    known = read_note(storage)
     if known is not None:
         return known
     has_note = storage.exists(PUBLISHED)
     if not has_note and not read_last_report(storage):
-        return {}
+        return Note({}, "")
     owned = {
         table.name: {file: size for file, size in storage.files(table.name).items() if _ours(file)}
         for table in TABLES
@@ -91,7 +100,7 @@ def read_owned(storage: Storage) -> Contents:
         f"{'damaged or of another version' if has_note else 'missing'}: "
         f"{sum(map(len, owned.values())):,} files that look like this job's are taken as its own"
     )
-    return {table: build_contents(files, {}) for table, files in owned.items()}
+    return Note({table: build_contents(files) for table, files in owned.items()}, "")
 
 
 def refuse_foreign_files(
@@ -110,6 +119,16 @@ def refuse_foreign_files(
                 f"{readable(storage.path(table))} holds files that this job did not write, "
                 f"{foreign[0]} and {len(foreign) - 1:,} more: choose another output or move them"
             )
+
+
+def find_difference(published: Mapping[str, Mapping[str, int]], owned: Contents) -> str:
+    """A published file that is gone or has other bytes than noted; '' if all are as they were."""
+    for table, partitions in owned.items():
+        for content in partitions.values():
+            for file, size in content["files"].items():
+                if published.get(table, {}).get(file) != size:
+                    return f"{table}/{file} is not as it was published"
+    return ""
 
 
 def _ours(file: str) -> bool:
@@ -131,7 +150,7 @@ def read_last_report(storage: Storage) -> dict[str, Any]:
         report = read_report(storage, name.removesuffix(".json"))
         if report is None:
             damaged.append(name)
-        elif report["status"] == "published":
+        elif report["status"] in ("published", "unchanged"):
             last = report
             break
     if damaged:
@@ -151,35 +170,3 @@ def read_report(storage: Storage, run: str) -> dict[str, Any] | None:
         return None
     is_ours = "status" in report and all(isinstance(figure, int) for figure in figures)
     return dict(report) if is_ours else None
-
-
-# ---- Partitions that can stay as they are --------------------------------------------------------
-
-
-def find_unchanged(
-    staged: Mapping[str, int],
-    published: Mapping[str, int],
-    fingerprints: Mapping[str, str],
-    known: Mapping[str, Content],
-) -> dict[str, Content]:
-    """The published partitions whose rows and file sizes equal the staged ones.
-
-    A note about a partition counts only while the files that it names are still there, unchanged.
-    """
-    new, old = build_contents(staged, fingerprints), build_contents(published, fingerprints)
-    unchanged = {
-        partition: content
-        for partition, content in old.items()
-        if content["rows"]
-        and content == known.get(partition)
-        and _sizes(content) == _sizes(new.get(partition, {}))
-    }
-    # finish() drops a plan none of whose files exist, so it would drop a plan that only removes
-    # partitions. Such a plan puts one unchanged partition in place as well.
-    if unchanged.keys() == new.keys() and not old.keys() <= new.keys():
-        return dict(list(unchanged.items())[1:])
-    return unchanged
-
-
-def _sizes(content: Mapping[str, Any]) -> list[int]:
-    return sorted(content.get("files", {}).values())

@@ -17,13 +17,17 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from lake.parsed import drop_unused
 from lake.paths import (
     ETL,
+    INPUTS,
     REJECTS,
     REPORTS,
     folders_above,
+    inputs_path,
     is_hidden,
     is_run,
+    parsed_path,
     partition_of,
     plan_path,
     readable,
@@ -31,14 +35,14 @@ from lake.paths import (
 )
 from lake.published import (
     Contents,
-    Fingerprints,
+    Note,
     build_contents,
-    find_unchanged,
     read_report,
     refuse_foreign_files,
-    write_contents,
+    write_note,
 )
 from lake.report import Report, now
+from lake.sources import SOURCES
 from lake.storage import Storage, StorageError
 from lake.tables import TABLES
 
@@ -70,66 +74,70 @@ class Plan:
     """One run's commit record: once it is written, the staged tables are the tables.
 
     It carries what to note when all is in place, so that any later run can finish this one: what is
-    published then, and the report. Plans of an older version of this job have neither.
+    published then, the report, and whether there is a state of the input. Plans of an older version
+    of this job have none of them.
     """
 
     run: str
     tables: Sequence[TablePlan]
     contents: Contents | None = None
     report: Mapping[str, Any] | None = None
+    inputs: str = ""  # the run itself, if it has left a state of the input
 
 
 def build_table_plan(
     name: str,
     staged: Collection[str],
     published: Collection[str],
-    *,
-    unchanged: Collection[str],
-    atomic_rename: bool,
+    rebuilt: Collection[str] | None,
 ) -> TablePlan:
-    """The swap of one table: the whole table where its rename is atomic, else each partition.
+    """The swap of the partitions of one table that are built anew; None stands for all of them.
 
-    A table whose layout has changed is swapped as a whole on every store, so that a reader never
-    finds both layouts in one table.
+    A table whose layout has changed is swapped as a whole, so that a reader never finds both
+    layouts in one table.
     """
     new, old = _by_partition(staged), _by_partition(published)
-    if atomic_rename or _layout(new) != _layout(old):
+    if rebuilt is None and _layout(new) != _layout(old):
         return TablePlan(name, {"": sorted(staged)}, ())
-    put = {partition: files for partition, files in new.items() if partition not in unchanged}
-    return TablePlan(name, put, sorted(set(old) - set(new)))
+    gone = set(old) - set(new)
+    return TablePlan(name, new, sorted(gone if rebuilt is None else gone & set(rebuilt)))
 
 
 def build_plan(
     storage: Storage,
     report: Report,
-    tables: Sequence[str],
-    fingerprints: Fingerprints,
+    rebuilt: Mapping[str, Collection[str] | None],
     owned: Contents,
+    inputs: str,
 ) -> Plan:
-    """The plan that replaces the published tables by a run's staged ones.
+    """The plan that replaces what a run has built anew: partitions by table, None for all of it.
 
-    Where there are fingerprints, the plan leaves out each partition whose published rows equal the
-    staged ones. Raises ForeignFilesError where files arrived that this job did not write.
+    Raises ForeignFilesError where files arrived that this job did not write.
     """
-    staged = {table: storage.files(staged_path(report.run, table)) for table in tables}
-    published = {table: storage.files(table) for table in tables}
+    published = {table.name: storage.files(table.name) for table in TABLES}
     refuse_foreign_files(storage, published, owned)
-    planned, contents = [], {}
-    for table, new in staged.items():
-        if not new:
+    planned, contents = [], dict(owned)
+    for table, partitions in rebuilt.items():
+        new = storage.files(staged_path(report.run, table))
+        if not new and partitions is None:
             raise StorageError(
                 f"nothing is staged in {readable(storage.path(staged_path(report.run, table)))}: "
                 "another process has removed it, and an empty table is not published"
             )
-        old, rows = published[table], fingerprints.get(table, {})
-        unchanged = find_unchanged(new, old, rows, owned.get(table, {}))
-        contents[table] = {**build_contents(new, rows), **unchanged}
-        planned.append(
-            build_table_plan(
-                table, new, old, unchanged=unchanged, atomic_rename=storage.atomic_rename
-            )
-        )
-    return Plan(report.run, [table for table in planned if table.put], contents, asdict(report))
+        plan = build_table_plan(table, new, published[table], partitions)
+        kept = {} if partitions is None else owned.get(table, {})
+        contents[table] = {
+            **{name: content for name, content in kept.items() if name not in plan.remove},
+            **build_contents(new),
+        }
+        planned.append(plan)
+    return Plan(
+        report.run,
+        [table for table in planned if table.put or table.remove],
+        contents,
+        asdict(report),
+        inputs,
+    )
 
 
 def commit(storage: Storage, lock: Lock, plan: Plan) -> None:
@@ -137,7 +145,9 @@ def commit(storage: Storage, lock: Lock, plan: Plan) -> None:
     draft, final = f"{ETL}/{plan.run}/plan.draft", plan_path(plan.run)
     storage.write(draft, json.dumps(asdict(plan)))
     # A plan that outlives the files it names, as it might after a power cut, would lose them.
-    storage.sync(*(staged_path(plan.run, table.name) for table in plan.tables), draft)
+    parsed = (parsed_path(source.name, plan.run) for source in SOURCES)
+    known = (inputs_path(plan.run), *parsed) if plan.inputs else ()
+    storage.sync(*(staged_path(plan.run, table.name) for table in plan.tables), *known, draft)
     # Checked after the draft is written: a run that takes the lock over from now on deletes the
     # draft, and then our rename fails.
     lock.assert_held(ask=True)
@@ -232,11 +242,13 @@ def take_step(storage: Storage, lock: Lock, step: Step, run: str, target: str) -
 
 
 def exchange(storage: Storage, lock: Lock, run: str, target: str) -> None:
-    """Take the old unit away and put the staged one in its place.
+    """Take the old unit away and put the staged one in its place, in one step where that can be.
 
     A run that was paused may lose its lock between two steps. Then what it took away may be another
     run's table, and is put back.
     """
+    if storage.exchange(staged_path(run, target), target):
+        return
     aside = retire(storage, run, target)
     try:
         storage.rename(staged_path(run, target), target)
@@ -284,21 +296,14 @@ def settle(storage: Storage, plan: Plan, report: Mapping[str, Any]) -> None:
     storage.sync_names(unit.rstrip("/") for unit in units)
     contents = plan.contents
     if contents is None:  # the plan of an older version
-        contents = {table.name: build_contents(storage.files(table.name), {}) for table in TABLES}
-    write_contents(storage, contents)
+        contents = {table.name: build_contents(storage.files(table.name)) for table in TABLES}
+    write_note(storage, Note(contents, plan.inputs))
     if report:
         path = f"{REPORTS}/{plan.run}.json"
         storage.write(path, json.dumps(report, indent=2) + "\n")
         storage.sync(path)
+    drop_unused(storage)
     drop_staging(storage, plan.run)
-
-
-def describe_unchanged(plan: Plan) -> str:
-    """How many of all partitions a plan leaves as they are."""
-    contents = plan.contents or {}
-    put = [len(contents[table.name] if "" in table.put else table.put) for table in plan.tables]
-    total = sum(map(len, contents.values()))
-    return f"{total - sum(put):,} of {total:,} partitions were up to date"
 
 
 # ---- After a run that was interrupted ------------------------------------------------------------
@@ -314,7 +319,9 @@ def recover(storage: Storage, lock: Lock) -> list[str]:
             told.append(finish(storage, lock, read_plan(storage, run)))
         lock.assert_held()
         drop_staging(storage, run)
-    for folder in (ETL, REPORTS):
+    lock.assert_held()
+    drop_unused(storage)
+    for folder in (ETL, REPORTS, INPUTS):
         storage.drop_drafts(folder)
     return told
 
@@ -326,7 +333,7 @@ def finish(storage: Storage, lock: Lock, plan: Plan) -> str:
         & {*storage.files(table.name), *storage.files(staged_path(plan.run, table.name))}
         for table in plan.tables
     )
-    if plan.tables and not any(found):
+    if any(table.files for table in plan.tables) and not any(found):
         # A later run has replaced all of it; only deleting this plan had failed.
         return f"dropped the plan of run {plan.run}: none of its files is left"
     swap(storage, lock, plan)
@@ -357,6 +364,7 @@ def abandon(storage: Storage, lock: Lock, report: Report) -> str:
         if storage.exists(plan_path(run)):
             return COMMITTED.format(run=run)
         drop_staging(storage, run)
+        drop_unused(storage)
     except StorageError as error:
         return (
             f"run {run} could not clean up ({error}): the next run does, and so does --recover; "
@@ -382,13 +390,14 @@ def drop_staging(storage: Storage, run: str) -> None:
     storage.delete(f"{ETL}/{run}")
 
 
-def keep_latest(storage: Storage, keep: int) -> None:
-    """Delete the reports and rejects of all runs but the latest ones."""
+def keep_latest(storage: Storage, keep: int, wanted: str = "") -> None:
+    """Delete the reports and rejects of all runs but the latest ones, and the rejects wanted."""
     reports = {report.removesuffix(".json") for report in storage.files(REPORTS)}
     rejects = set(storage.folders(REJECTS))  # a killed run has rejects but no report
     for run in sorted(filter(is_run, reports | rejects))[:-keep]:
         storage.delete(f"{REPORTS}/{run}.json")
-        storage.delete(f"{REJECTS}/{run}")
+        if run != wanted:
+            storage.delete(f"{REJECTS}/{run}")
 
 
 def read_plan(storage: Storage, run: str) -> Plan:
@@ -396,7 +405,8 @@ def read_plan(storage: Storage, run: str) -> Plan:
     try:
         plan = json.loads(storage.read(plan_path(run)))
         tables = [TablePlan(**table) for table in plan["tables"]]
-        return Plan(plan["run"], tables, plan.get("contents"), plan.get("report"))
+        noted = (plan.get("contents"), plan.get("report"), plan.get("inputs", ""))
+        return Plan(plan["run"], tables, *noted)
     except (ValueError, KeyError, TypeError):
         raise StorageError(
             f"cannot read the plan {readable(storage.path(plan_path(run)))}: it is damaged, or of "

@@ -53,10 +53,11 @@ class Report:
     """What one run did; it becomes <output>/_etl/reports/<run>.json."""
 
     run: str
-    status: str = "failed"  # until it is committed, and then published
+    status: str = "failed"  # until it is committed, then published; unchanged: nothing was new
     started: str = field(default_factory=now)
     finished: str = ""
     seconds: dict[str, float] = field(default_factory=dict)
+    this_run: dict[str, Any] = field(default_factory=dict)  # what it has read and built anew
     sources: dict[str, dict[str, Any]] = field(default_factory=dict)
     tables: dict[str, dict[str, int]] = field(default_factory=dict)
     checks: int = 0  # rules and measures that held
@@ -137,7 +138,7 @@ def describe(source: str, account: Mapping[str, Any]) -> list[str]:
 
 def describe_passed_over(files: int) -> str:
     """How many files of a source were not read, and why."""
-    return f"passed over: {files:,} files whose names begin with _ or ."
+    return f"passed over: {files:,} files whose names say that they are no input"
 
 
 def _aligned(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:

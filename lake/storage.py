@@ -8,16 +8,17 @@ cannot rename a folder it copies file by file, so that its rename is not atomic.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import re
 import secrets
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from py4j.protocol import Py4JError, Py4JJavaError
 
@@ -30,10 +31,16 @@ if TYPE_CHECKING:
 ATOMIC_RENAME = ("file", "hdfs", "viewfs")
 # How a FileStatus prints itself. One text for the whole listing takes one call into the JVM, where
 # asking each FileStatus for its path and length would take three a file.
-FILE_STATUS = re.compile(r"\{path=(.*?); isDirectory=false; length=(\d+);")
+FILE_STATUS = re.compile(
+    r"\{path=(.*?); isDirectory=false; length=(\d+);[^{}]*?modification_time=(\d+);[^{}]*\}"
+    r"(?:\[eTag='([^']*)')?",
+    re.DOTALL,
+)
 # A small file is written beside its place first, under such a name. A young one may be in use.
 DRAFT = re.compile(r"\.(LOCK|[\w.-]+\.json)\.[0-9a-f]{6}")
 DRAFT_SECONDS = 60
+# Linux's own rename that lets two names change places: https://man7.org/linux/man-pages/man2/rename.2.html
+AT_FDCWD, RENAME_EXCHANGE = -100, 2
 NOT_ALLOWED = "the file system refused; check that this user may write to the folders above"
 
 
@@ -43,6 +50,14 @@ class StorageError(Exception):
 
 class MissingError(StorageError):
     """It failed because what it is about is not there."""
+
+
+class Version(NamedTuple):
+    """What a listing tells of a file: equal versions are taken for equal content."""
+
+    bytes: int
+    changed: int  # in nanoseconds since 1970; 0 where there is an ETag, which tells more
+    etag: str = ""
 
 
 class Storage(Protocol):
@@ -66,6 +81,9 @@ class Storage(Protocol):
     def all_files(self, relative: str) -> dict[str, int]:
         """The same, with the hidden files."""
 
+    def versions(self) -> dict[str, Version]:
+        """The versions of all files below the root, by their full paths; a file is itself."""
+
     def folders(self, relative: str) -> list[str]:
         """The names of the folders directly in a folder, in order; [] without a folder."""
 
@@ -80,6 +98,9 @@ class Storage(Protocol):
 
     def rename(self, source: str, target: str) -> None:
         """Move a file or a folder to where nothing is yet, making the folders above it."""
+
+    def exchange(self, one: str, other: str) -> bool:
+        """Let two folders take each other's place in one step; False where that is not possible."""
 
     def delete(self, relative: str) -> None:
         """Delete a file, or a folder with all in it; do nothing where there is none."""
@@ -116,6 +137,7 @@ class HadoopStorage:
         self._new_list = jvm.java.util.ArrayList
         self._to_text = jvm.org.apache.commons.io.IOUtils.toString
         self._changes = ThreadPoolExecutor(1)
+        self._statuses: Any = self._new_list()
         # With a slash: Hadoop takes s3://bucket without a path for the user's home in that bucket.
         self.root = root.rstrip("/") + "/"
         with _one_line("open", root):
@@ -146,20 +168,45 @@ class HadoopStorage:
         """The files below a folder, hidden ones included."""
         found = FILE_STATUS.findall(str(self._all_statuses(relative).toString()))
         start = len(self.path(relative).rstrip("/")) + 1
-        return {path[start:]: int(size) for path, size in found}
+        return {path[start:]: int(size) for path, size, *_ in found}
 
-    def statuses(self, relative: str) -> Any:  # noqa: ANN401 (a Java object)
-        """Hadoop's FileStatus of each visible file below a folder, as a list in the JVM.
+    def versions(self) -> dict[str, Version]:
+        """The versions of all files below the root, by their full paths; on S3 a request a 1,000.
 
-        It takes a few calls into the JVM for any number of files, and on S3 a request a thousand.
+        The statuses are kept: statuses_of hands them to Spark, which then asks for none of them.
         """
-        found = self._all_statuses(relative)
-        start = len(self.path(relative).rstrip("/"))
-        paths = [path for path, _ in FILE_STATUS.findall(str(found.toString()))]
-        for index in reversed(range(len(paths))):
-            if is_hidden(paths[index][start:].lstrip("/")):
-                del found[index]
-        return found
+        self._statuses = self._all_statuses("")
+        found = FILE_STATUS.findall(str(self._statuses.toString()))
+        if len(found) != self._statuses.size():
+            raise StorageError(
+                f"cannot list {self.root}: of {self._statuses.size():,} files only {len(found):,} "
+                "could be told apart; rename files whose names hold braces"
+            )
+        return {
+            path: Version(int(size), 0 if etag else int(changed) * 1_000_000, etag.strip('"'))
+            for path, size, changed, etag in found
+        }
+
+    def statuses_of(self, files: Collection[str]) -> Any:  # noqa: ANN401 (a Java object)
+        """Hadoop's FileStatus of some of the files that versions() has listed, as a Java list."""
+        paths = [path for path, *_ in FILE_STATUS.findall(str(self._statuses.toString()))]
+        few = self._new_list()
+        if len(files) > len(paths) // 2:  # a call into the JVM for each that is left out is less
+            few.addAll(self._statuses)
+            for index in reversed(range(len(paths))):
+                if paths[index] not in files:
+                    del few[index]
+        else:
+            for index, path in enumerate(paths):
+                if path in files:
+                    few.add(self._statuses.get(index))
+        return few
+
+    def matches(self) -> list[str]:
+        """The paths that match the root as a pattern of Hadoop's, in order."""
+        with _one_line("look up", self.root):
+            found = self._filesystem.globStatus(self._path("")) or []
+        return sorted(str(status.getPath().toString()) for status in found)
 
     def _all_statuses(self, relative: str) -> Any:  # noqa: ANN401 (a Java object)
         with _one_line("list", self.path(relative)):
@@ -220,6 +267,10 @@ class HadoopStorage:
 
         with _one_line("move", self.path(source), "to", self.path(target)):
             self._change(rename)
+
+    def exchange(self, one: str, other: str) -> bool:  # noqa: ARG002
+        """Say that these stores have no such step."""
+        return False
 
     def delete(self, relative: str) -> None:
         """Delete a file, or a folder with all in it; do nothing where there is none."""
@@ -298,6 +349,20 @@ class Disk:
                     found[(at / name).as_posix()] = Path(folder, name).lstat().st_size
         return found
 
+    def versions(self) -> dict[str, Version]:
+        """The versions of all files below the root, by their full paths; a file is itself."""
+        root = self._local("")
+        found = {}
+        with _one_line("list", self.root):
+            paths = [str(root)] if root.is_file() else []
+            walk = () if paths else os.walk(root, onerror=_raise, followlinks=True)
+            for folder, _, files in walk:
+                paths += [f"{folder}/{name}" for name in files]
+            for path in paths:
+                status = os.stat(path)  # noqa: PTH116 (twice as fast as Path)
+                found[f"file:{path}"] = Version(status.st_size, status.st_mtime_ns)
+        return found
+
     def folders(self, relative: str) -> list[str]:
         """The names of the folders directly in a folder, in order."""
         try:
@@ -334,6 +399,17 @@ class Disk:
         with _one_line("move", self.path(source), "to", self.path(target)):
             self._local(target).parent.mkdir(parents=True, exist_ok=True)
             self._local(source).rename(self._local(target))
+
+    def exchange(self, one: str, other: str) -> bool:
+        """Let two folders take each other's place in one step; False where that is not possible."""
+        paths = [os.fsencode(self._local(relative)) for relative in (one, other)]
+        if not all(map(os.path.isdir, paths)):
+            return False
+        try:
+            renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+        except (AttributeError, OSError):  # not Linux, or an old C library
+            return False
+        return bool(renameat2(AT_FDCWD, paths[0], AT_FDCWD, paths[1], RENAME_EXCHANGE) == 0)
 
     def delete(self, relative: str) -> None:
         """Delete a file, or a folder with all in it; do nothing where there is none."""

@@ -161,7 +161,7 @@ def find_disagreements(spark: SparkSession, lines: Sequence[bytes]) -> list[Disa
     frame = spark.createDataFrame(rows, "file STRING, line BINARY")
     texts = frame.selectExpr("file", "CAST(line AS STRING) AS line", "file AS number")
     judged = build_log_data(texts.drop("number"))
-    # file is kept for rejected lines only: the job keeps the order of the lines here.
+    # The job keeps the order of the lines here.
     found = judged.collect()
     due = [(line, verdict) for line in lines if (verdict := classify(line)) is not None]
     if len(found) != len(due):
@@ -169,7 +169,8 @@ def find_disagreements(spark: SparkSession, lines: Sequence[bytes]) -> list[Disa
     disagreements = []
     for row, (line, verdict) in zip(found, due):
         values = {theirs: row[ours] for ours, theirs in VALUE_NAMES.items()}
-        job = Verdict(row["outcome"], row["field"], row["converted"], values)
+        field = None if row["outcome"] == "filtered" else row["detail"]
+        job = Verdict(row["outcome"], field, row["converted"], values)
         if not is_same(job, verdict):
             disagreements.append((line, verdict, job))
     return disagreements

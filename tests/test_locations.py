@@ -8,7 +8,7 @@ import pytest
 
 import etl
 from configs import ConfigError, load_etl_config
-from lake import run as lake_run
+from lake.listing import describe_missing
 from lake.paths import readable
 from lake.storage import StorageError
 from tests.factories import event, song, write_input
@@ -76,7 +76,7 @@ def test_a_log_that_does_not_exist_is_told_before_songs_are_read(
 
 def test_a_bucket_that_does_not_exist_is_said_in_plain_words():
     error = StorageError("UnknownStoreException: `s3a://b/x': ... request id ... NoSuchBucket ...")
-    assert lake_run.describe_missing("s3://b/x", error) == (
+    assert describe_missing("s3://b/x", error) == (
         "bucket b does not exist: check the spelling of s3://b/x"
     )
 

@@ -210,7 +210,7 @@ def test_hidden_files_stay_whatever_step_of_a_publish_is_the_last(lake, tmp_path
 def test_what_is_published_is_noted_file_by_file_with_its_bytes(lake):
     lake.publish(OLD)
     note = json.loads(lake.storage().read(paths.PUBLISHED))
-    assert note["version"] == 2
+    assert note["version"] == 3
     noted = {
         f"{table}/{file}": size
         for table, partitions in note["tables"].items()

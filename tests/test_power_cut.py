@@ -17,7 +17,7 @@ from unittest import mock
 import pytest
 
 from lake import storage
-from lake.published import read_contents, read_last_report
+from lake.published import read_last_report
 from lake.storage import StorageError
 from tests.fault_summary import tried
 from tests.faults import Fault, SmallLake, assert_nothing_lost, dead_process, lake_rows
@@ -90,45 +90,64 @@ def published(tmp_path):
     return lake, disk
 
 
-def cut_and_check(disk, at, *, after_exit=False):
+def cut_and_check(disk, at, new=NEW, *, after_exit=False):
     """Cut the power in every way that is possible now; the next run finds old or new tables."""
     for lake in disk.after_power_cuts(at):
         found = lake.tables()
         assert b"\0" not in "".join(lake.texts("").values()).encode(), "a table lost its bytes"
-        assert_nothing_lost(lake, OLD, NEW)
+        assert_nothing_lost(lake, OLD, new)
         if after_exit:
-            assert found == NEW
-            assert read_contents(lake.storage())
+            assert found == new
             assert read_last_report(lake.storage())["run"].startswith("20260101T000002Z")
-        committed = bool(lake.plans()) or found == NEW
+        committed = bool(lake.plans()) or found == new
         lake.let_lock_lapse()
         lake.recover()
-        assert lake.tables() == (NEW if committed else OLD)
-        lake.publish(NEW)
-        assert lake.tables() == NEW
+        assert lake.tables() == (new if committed else OLD)
+        assert not lake.state_damage()
+        records = [path.read_text() for path in lake.folder.glob("_etl/parsed/*/*/*")]
+        assert all(text.startswith("records of") for text in records), "parsed records are zeros"
+        lake.publish(new)
+        assert lake.tables() == new
         assert not lake.leftovers()
         shutil.rmtree(lake.folder)
         tried("by a power cut, on a model of a disk")
 
 
-def test_a_power_cut_at_any_moment_of_a_run_loses_no_row(published, tmp_path):
+PART = {
+    **OLD,
+    "songs": {**OLD["songs"], "year=2001": ["other"]},
+    "users": {"": ["other"]},
+    "songplays": {"year=2018/month=12": ["other"]},
+}
+TOUCHED = {
+    **{"songs": {"year=2001"}, "users": {""}},
+    "songplays": {"year=2018/month=11", "year=2018/month=12"},
+}
+RUNS = {"of all tables": (NEW, None), "of a part": (PART, TOUCHED)}
+
+
+@pytest.mark.parametrize("can_exchange", [False, True], ids=["renames", "exchanges"])
+@pytest.mark.parametrize("run", RUNS)
+def test_a_power_cut_at_any_moment_of_a_run_loses_no_row(published, tmp_path, run, can_exchange):
     lake, disk = published
+    lake.can_exchange = can_exchange
+    new, touched = RUNS[run]
     moments = []
 
     def cut(what="fsync"):
         disk.look()
         moments.append(what)
         with mock.patch.object(storage.os, "fsync"):
-            cut_and_check(disk, tmp_path / "after-cut")
+            cut_and_check(disk, tmp_path / "after-cut", new)
 
     disk.before_sync = cut
     with mock.patch.object(storage.os, "fsync", disk.fsync):
-        lake.publish(NEW, Fault(before=cut))
+        lake.publish(new, Fault(before=cut), touched)
         disk.look()
         assert len(moments) >= 12
         assert any(what.startswith("delete") for what in moments)
         with mock.patch.object(storage.os, "fsync"):
-            cut_and_check(disk, tmp_path / "after-cut", after_exit=True)
+            cut_and_check(disk, tmp_path / "after-cut", new, after_exit=True)
 
 
 def test_a_run_without_syncs_would_be_found_out(published, tmp_path):

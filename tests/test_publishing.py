@@ -20,6 +20,7 @@ import pytest
 
 from lake import lock as lock_module
 from lake import paths, publishing
+from lake import storage as storage_module
 from lake.lock import Lock, LockedError
 from lake.publishing import Action, Step
 from lake.storage import Disk, HadoopStorage, StorageError, open_storage
@@ -73,7 +74,11 @@ SCENARIOS = {  # the tables before and after
         lake_rows("new", users={"": 2}, time=MONTHS),
     ),
 }
-STORES = {"with an atomic rename": True, "with a rename that copies": False}
+STORES = {  # how it can replace a folder
+    "with an exchange of names": {"can_exchange": True},
+    "with an atomic rename": {},
+    "with a rename that copies": {"atomic_rename": False},
+}
 
 
 @pytest.fixture(autouse=True)
@@ -83,25 +88,31 @@ def _runs_of_an_ended_process(monkeypatch):
     monkeypatch.setattr(lock_module.os, "getpid", lambda: process)
 
 
+@pytest.fixture(autouse=True)
+def _without_syncs(monkeypatch):
+    """What a sync is for is tested in test_power_cut.py; here they would take most of the time."""
+    monkeypatch.setattr(storage_module.os, "fsync", lambda _: None)
+
+
 @pytest.fixture
 def new_lake(tmp_path):
     """A function that makes a small lake with tables in it."""
     numbers = itertools.count()
 
     def make(rows, store):
-        lake = SmallLake(tmp_path / f"lake{next(numbers)}", STORES[store])
+        lake = SmallLake(tmp_path / f"lake{next(numbers)}", **STORES[store])
         lake.put("", rows, "old")
         if any(rows.values()):
-            lake.note_contents(rows)
+            lake.note_contents()
         return lake
 
     return make
 
 
-def publish_until_fault(lake, new, fault):
+def publish_until_fault(lake, new, fault, touched=None):
     """Whether the run got to its end."""
     try:
-        lake.publish(new, fault)
+        lake.publish(new, fault, touched)
     except (Killed, StorageError):
         return False
     return True
@@ -431,100 +442,99 @@ def test_only_the_latest_reports_and_rejects_are_kept(lake):
     assert lake.storage().files("_etl/reports").keys() == {"0-mine.json", f"{runs[2]}.json"}
 
 
-# ---- What is published already -------------------------------------------------------------------
+# ---- Runs that build only a part anew ------------------------------------------------------------
 
-SAME, CHANGED = SCENARIOS["some partitions as they were"]
-
-
-@pytest.fixture
-def copying_lake(new_lake):
-    """A small lake on a store that cannot rename, published by a run that noted what it holds."""
-    lake = new_lake(EMPTY, "with a rename that copies")
-    lake.publish(SAME)
-    return lake
+SOME, MORE = SCENARIOS["some partitions as they were"]
+TOUCHED = {
+    "songs": {"year=2001"},
+    "users": {""},
+    "songplays": {"year=2018/month=12"},
+}
 
 
-def changes_of(lake, new):
+def changes_of(lake, new, touched):
     """Which folders of tables a run moves files into or deletes."""
     told = []
-    lake.publish(new, Fault(before=told.append))
-    found = (re.fullmatch(r"(?:rename \S+ to|delete) ([a-z]+(?:/\S+)?)", what) for what in told)
+    lake.publish(new, Fault(before=told.append), touched)
+    found = (
+        re.fullmatch(r"(?:rename \S+ to|exchange \S+ with|delete) ([a-z]+(?:/\S+)?)", what)
+        for what in told
+    )
     return {match[1] for match in found if match} - {paths.LOCK}
 
 
-def published_files(lake):
-    return {path for path in lake.texts("") if not path.startswith("_")}
+@pytest.mark.parametrize("store", STORES)
+def test_only_what_is_touched_is_replaced_and_what_it_lost_is_removed(new_lake, store):
+    lake = new_lake(EMPTY, store)
+    lake.publish(SOME)
+    before = lake.texts("")
+    told = changes_of(lake, MORE, TOUCHED)
+    assert told - {"songplays/year=2018/month=12"} == {"songs/year=2001", "users"}
+    assert lake.tables() == MORE
+    assert not lake.leftovers()
+    assert not lake.state_damage()
+    untouched = {path for path in before if path.startswith(("time", "artists", "songs/year=1999"))}
+    assert untouched <= lake.texts("").keys()
 
 
-def test_a_run_with_the_same_rows_leaves_every_published_file_alone(copying_lake):
-    files = published_files(copying_lake)
-    for _ in range(2):
-        assert changes_of(copying_lake, SAME) == set()
-        assert published_files(copying_lake) == files
-    assert copying_lake.tables() == SAME
+@pytest.mark.parametrize("store", STORES)
+def test_no_fault_of_a_run_over_a_part_loses_a_row_or_its_state(new_lake, store):
+    count = Fault()
+    lake = new_lake(EMPTY, store)
+    lake.publish(SOME)
+    lake.publish(MORE, count, TOUCHED)
+    for at, kind in itertools.product(range(1, count.changes + 1), KINDS):
+        lake, fault = new_lake(EMPTY, store), Fault(at, kind)
+        lake.publish(SOME)
+        publish_until_fault(lake, MORE, fault, TOUCHED)
+        assert fault.hit
+        assert_nothing_lost(lake, SOME, MORE, inside="inside" in kind)
+        lake.let_lock_lapse()
+        committed = bool(lake.plans()) or lake.tables() == MORE
+        lake.recover()
+        assert lake.tables() == (MORE if committed else SOME)
+        assert not lake.state_damage()
+        lake.publish(MORE, None, TOUCHED)
+        assert lake.tables() == MORE
+        assert not lake.leftovers()
+        assert not lake.state_damage()
+        tried(f"of a run over a part, on disk {store}")
 
 
-def test_only_what_holds_other_rows_is_replaced_and_that_is_known_the_next_time(copying_lake):
-    assert changes_of(copying_lake, CHANGED) == {
-        *("songs/year=2001", "users"),
-        # One goes, and then another has to be put.
-        *("songplays/year=2018/month=11", "songplays/year=2018/month=12"),
-    }
-    assert changes_of(copying_lake, CHANGED) == set()
-    assert copying_lake.tables() == CHANGED
-
-
-def test_a_run_that_had_nothing_to_replace_and_was_killed_is_finished(copying_lake, capsys):
+def test_a_run_that_had_nothing_to_replace_and_was_killed_is_finished(lake, capsys):
     def die(what):
         if re.match("write _etl/published.json", what):
             raise Killed
 
     with pytest.raises(Killed):
-        copying_lake.publish(SAME, Fault(before=die))
-    assert copying_lake.plans()[0]["tables"] == []
-    copying_lake.let_lock_lapse()
-    copying_lake.recover()
+        lake.publish(OLD, Fault(before=die), {"users": set()})
+    assert lake.plans()[0]["tables"] == []
+    lake.let_lock_lapse()
+    lake.recover()
     assert "finished the swap of run" in capsys.readouterr().err
-    assert copying_lake.tables() == SAME
-    assert not copying_lake.leftovers()
+    assert lake.tables() == OLD
+    assert not lake.leftovers()
+    assert not lake.state_damage()
 
 
-@pytest.mark.parametrize("damage", ["gone", "half"])
-def test_a_partition_whose_files_are_not_those_that_were_published_is_replaced(
-    copying_lake, damage
-):
-    first, second = sorted((copying_lake.folder / "songs/year=1999").iterdir())
-    if damage == "gone":
-        second.unlink()
-    else:
-        first.write_text("old")
-    assert changes_of(copying_lake, SAME) == {"songs/year=1999"}
-    assert copying_lake.tables() == SAME
+def test_parsed_records_that_no_state_names_are_deleted_and_others_stay(lake):
+    lake.publish(OLD)
+    mine = "_etl/parsed/log_data/mine/part"
+    for path in (mine, f"_etl/parsed/log_data/run={DEAD}/part", f"_etl/inputs/{DEAD}.json"):
+        lake.storage().write(path, "")
+    lake.recover()
+    assert not lake.state_damage()
+    assert lake.storage().exists(mine)
+    assert not lake.storage().exists(f"_etl/parsed/log_data/run={DEAD}")
+    assert not lake.storage().exists(f"_etl/inputs/{DEAD}.json")
 
 
-def test_equal_rows_in_files_of_other_sizes_replace_the_old_ones(copying_lake):
-    put = copying_lake.put
-
-    def compress(below, lake, run):
-        put(below, {**lake, "users": {"": ["smaller"]}}, run)
-
-    copying_lake.put = compress
-    assert changes_of(copying_lake, SAME) == {"users"}
-
-
-@pytest.mark.parametrize("note", ["", "[]", "{}", '{"songs": 1}', '{"songs": {"year=1999": []}}'])
-def test_a_note_of_what_is_published_that_makes_no_sense_is_as_good_as_none(copying_lake, note):
-    copying_lake.storage().write(paths.PUBLISHED, note)
-    assert "songs/year=1999" in changes_of(copying_lake, SAME)
-    assert changes_of(copying_lake, SAME) == set()
-
-
-def test_how_much_is_left_alone_is_told():
-    contents = {"songs": {"a": {}, "b": {}, "c": {}}, "time": {"a": {}, "b": {}}, "users": {"": {}}}
-    some = publishing.TablePlan("songs", {"a": []}, ())
-    whole = publishing.TablePlan("time", {"": []}, ())
-    told = publishing.describe_unchanged(publishing.Plan("run", [some, whole], contents))
-    assert told == "3 of 6 partitions were up to date"
+def test_a_run_that_keeps_no_state_leaves_no_parsed_records(lake):
+    lake.publish(OLD)
+    lake.publish(NEW, incremental=False)
+    assert lake.state_damage() == "no state is noted"
+    assert lake.storage().files("_etl/parsed") == {}
+    assert lake.storage().files("_etl/inputs") == {}
 
 
 # ---- Any sequence of runs ------------------------------------------------------------------------
@@ -674,7 +684,7 @@ def test_a_commit_whose_answer_was_lost_is_a_commit(lake):
 
 def test_a_swap_that_finds_something_in_its_way_again_puts_that_aside_too(lake):
     def die(what):
-        if re.match("rename _etl/.*/songs to songs", what):
+        if re.match("rename _etl/.*/songs/year=2001 to songs", what):
             raise Killed
 
     with pytest.raises(Killed):

@@ -10,6 +10,8 @@ import pytest
 
 import etl
 from lake import sources
+from lake.accounting import Outcome, build_account, check_account
+from lake.layout import PLAIN_LOCAL_FILES
 from lake.lines import (
     LOADED,
     LOG_SCHEMA,
@@ -19,16 +21,10 @@ from lake.lines import (
     rejected,
     split_song_files,
 )
-from lake.parsing import parse_lines
-from lake.sources import (
-    Outcome,
-    SourceError,
-    build_account,
-    check_account,
-    read_log_files,
-    read_song_files,
-)
-from lake.storage import HadoopStorage
+from lake.listing import SourceError, list_source
+from lake.parsing import columns, parse_lines
+from lake.sources import LOG_DATA, SONG_DATA, read_log_files, read_song_files
+from lake.storage import Disk, HadoopStorage
 from tests.factories import TS, event, song, text_frame
 
 GOOD = json.dumps(event())
@@ -184,7 +180,8 @@ def outcomes(spark):
 
 def outcome_of(row):
     """The outcome of a record, and the field where one is at fault."""
-    return " ".join(filter(None, (row["outcome"], row["field"])))
+    is_fault = row["outcome"] not in (LOADED, "filtered")
+    return " ".join(filter(None, (row["outcome"], is_fault and row["detail"])))
 
 
 @pytest.mark.parametrize("name", LINES)
@@ -274,7 +271,8 @@ def song_outcomes(spark, tmp_path_factory):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
     etl.set_what_results_depend_on(spark)
-    files = read_song_files(spark, str(folder))
+    listing = list_source(spark, "song_data", str(folder))
+    files = read_song_files(spark, listing, listing.files)
     found = {number: [] for number in range(len(SONG_FILES))}
     owners = parse_lines(split_song_files(files), SONG_SCHEMA).select("file").collect()
     for owner, row in zip(owners, build_song_data(files).collect()):
@@ -333,7 +331,8 @@ def log_outcomes(spark, tmp_path_factory):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
     etl.set_what_results_depend_on(spark)
-    lines = read_log_files(spark, str(folder))
+    listing = list_source(spark, "log_data", str(folder))
+    lines = read_log_files(spark, listing, listing.files)
     found = {name: {} for name in LOG_FILES}
     faults = parse_lines(lines, LOG_SCHEMA).select("file", "fault.reason")
     for row in faults.groupBy("file", "reason").count().collect():
@@ -351,35 +350,108 @@ def test_a_packed_file_without_its_ending_is_rejected_and_not_read_as_something_
     assert set(log_outcomes["packed-without-its-ending.json"]) == {"not_json"}
 
 
+@pytest.fixture(params=["those of S3", "others", "a disk"])
+def listed(request, spark, tmp_path, monkeypatch):
+    """A function that lists a folder, as if in S3 with Spark's inner classes as known, or not."""
+    hadoop = spark.sparkContext._jsc.hadoopConfiguration()
+    if request.param != "a disk":
+        # Hadoop's plain class for a disk takes a colon in a name, as S3A does.
+        for key, value in PLAIN_LOCAL_FILES.items():
+            hadoop.set(key, value)
+        monkeypatch.setattr(HadoopStorage, "is_flat", True)
+        monkeypatch.setattr("lake.listing.open_storage", HadoopStorage)
+    if request.param == "others":
+        monkeypatch.setattr(sources, "read_without_asking", mock.Mock(side_effect=TypeError))
+    yield lambda path: list_source(spark, "log_data", str(path))
+    for key in PLAIN_LOCAL_FILES:
+        hadoop.unset(key)
+
+
+ODD_NAMES = [
+    *("plain.json", "two words %41.json", "in*.json", "what?.json", "c{d}.json", "c{d}.json.gz"),
+    *("a[1].json.gz", "a1.json.gz", "b[1].json", "2018-11-12T10:00:00.json", "a:b.json.gz"),
+    *("août+.json", "日本.json", "new\nline.json", "back\\slash.json", "#x.json", "no-ending"),
+]
+
+
 @pytest.mark.parametrize("wholetext", [True, False])
-@pytest.mark.parametrize("inner_classes", ["as they are", "others"])
-def test_a_listing_made_at_once_finds_what_sparks_own_does(
-    spark, tmp_path, monkeypatch, wholetext, inner_classes
-):
-    for name in ("A/B/1.json", "A/B/two words %.json", "3.json", "_A/4.json", ".5.json", "A/_6"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(f"{name}\nits second line\n")
-    (tmp_path / "A/7.json.gz").write_bytes(gzip.compress(b"packed\n"))
-    if inner_classes == "others":
-        monkeypatch.setattr(sources, "_read_listed_at_once", mock.Mock(side_effect=TypeError))
-    storage = HadoopStorage(spark, str(tmp_path))
-    monkeypatch.setattr(HadoopStorage, "is_flat", True)
-    texts = sources._read_text(spark, storage, str(tmp_path), wholetext=wholetext)
-    reader = spark.read.option("recursiveFileLookup", True)
-    due = reader.text(str(tmp_path), wholetext=wholetext).selectExpr("_metadata.file_path", "value")
-    assert sorted(texts.collect()) == sorted(due.collect())
-    assert len(texts.collect()) == (4 if wholetext else 7)
-    assert sorted(sources.input_files(texts)) == sorted(sources.input_files(due))
+def test_every_file_is_read_once_whatever_its_name(spark, tmp_path, listed, wholetext):
+    for number, name in enumerate(ODD_NAMES):
+        path = tmp_path / "in [x]*" / str(number % 3) / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        text = f"{number}".encode()
+        path.write_bytes(gzip.compress(text) if name.endswith(".gz") else text)
+    (tmp_path / "in [x]y").mkdir()
+    (tmp_path / "in [x]y" / "of-the-pattern.json").write_text("of the pattern")
+    listing = listed(tmp_path / "in [x]*")
+    texts = sources.read_text(spark, listing, listing.files, wholetext=wholetext)
+    found = [(sources.path_of(row["file"]), row["line"]) for row in texts.collect()]
+    assert sorted(line for _, line in found) == sorted(map(str, range(len(ODD_NAMES))))
+    assert {path for path, _ in found} == set(listing.files)
+    assert {path.rpartition("/")[2] for path, _ in found} == set(ODD_NAMES)
+
+    some = sorted(listing.files)[::5]
+    texts = sources.read_text(spark, listing, some, wholetext=wholetext)
+    assert sorted(sources.path_of(row["file"]) for row in texts.collect()) == some
 
 
-def test_a_pattern_of_paths_is_left_to_spark(spark, tmp_path, monkeypatch):
-    for name in ("A/1.json", "B/2.json"):
+def test_song_files_of_odd_names_are_read_once(spark, tmp_path, listed):
+    for name in ODD_NAMES:
+        text = name.encode()
+        (tmp_path / name).write_bytes(gzip.compress(text) if name.endswith(".gz") else text)
+    listing = listed(tmp_path)
+    found = read_song_files(spark, listing, listing.files).collect()
+    assert sorted(row["line"] for row in found) == sorted(ODD_NAMES)
+
+
+def test_a_path_that_does_not_exist_may_be_a_pattern(tmp_path, listed):
+    for name in ("A/1.json", "B/2.json", "C/3.json"):
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).write_text(name)
-    path = f"{tmp_path}/*"
-    monkeypatch.setattr(HadoopStorage, "is_flat", True)
-    texts = sources._read_text(spark, HadoopStorage(spark, path), path, wholetext=True)
-    assert {row["line"] for row in texts.collect()} == {"A/1.json", "B/2.json"}
+    assert {path[-8:] for path in listed(f"{tmp_path}/[AB]").files} == {"A/1.json", "B/2.json"}
+    assert {path[-8:] for path in listed(f"{tmp_path}/C/*.json").files} == {"C/3.json"}
+    assert {path[-8:] for path in listed(tmp_path / "A/1.json").files} == {"A/1.json"}
+    with pytest.raises(SourceError, match=r"log_data: cannot read \S+/D\*: it does not exist"):
+        listed(f"{tmp_path}/D*")
+
+
+NO_INPUT = ["_x.json", ".x.json", "_d/x.json", "x._COPYING_", "e.json~", "Thumbs.db", "e.json.bak"]
+
+
+def test_what_is_no_input_is_passed_over_by_its_name(tmp_path, listed):
+    for name in (*NO_INPUT, "e.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    listing = listed(tmp_path)
+    assert {path.rpartition("/")[2] for path in listing.files} == {"e.json"}
+    start = len(f"file:{tmp_path}/")
+    assert {path[start:] for path in listing.passed_over} == set(NO_INPUT)
+
+
+@pytest.mark.parametrize("name", ["x.zip", "x.json.GZ", "x.xz", "x.tar.gz", "X.7z", "x.json.br"])
+def test_a_file_that_is_packed_in_another_way_is_named(tmp_path, listed, name):
+    (tmp_path / "y.json").write_text("")
+    (tmp_path / name).write_text("")
+    says = rf"log_data: cannot read {tmp_path}/{name}: .* \(1 such files\)\. Pack it with gzip"
+    with pytest.raises(SourceError, match=says):
+        listed(tmp_path)
+
+
+def test_in_a_locale_without_the_characters_of_a_name_the_locale_is_named(tmp_path, monkeypatch):
+    (tmp_path / "août.json").write_text("")
+    session = mock.Mock()
+    session._jvm.System.getProperty.return_value = "ANSI_X3.4-1968"
+    monkeypatch.setattr("lake.listing.open_storage", lambda _, path: Disk(f"file:{path}"))
+    says = r"log_data: cannot read '/\S+/ao\\xfbt.json': .* ANSI_X3.4-1968; set LC_ALL=C.UTF-8"
+    with pytest.raises(SourceError, match=says):
+        list_source(session, "log_data", str(tmp_path))
+
+
+@pytest.mark.parametrize("source", [SONG_DATA, LOG_DATA], ids=lambda source: source.name)
+def test_the_declared_columns_of_parsed_records_are_those_that_are_built(spark, source):
+    built = source.build(text_frame(spark, GOOD)).schema
+    kinds = {field.name: field.dataType.simpleString().upper() for field in built}
+    assert kinds == columns(source.record)
 
 
 def test_a_rejected_line_is_kept_with_its_reason_and_file(spark):
@@ -390,7 +462,7 @@ def test_a_rejected_line_is_kept_with_its_reason_and_file(spark):
         {
             "reason": "not_json",
             "field": None,
-            "file": "file:///in/0.json",
+            "file": "///in/0.json",
             "length": 5,
             "sha256": "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824",
             "line": "hello",
@@ -407,10 +479,13 @@ def test_a_long_rejected_line_is_cut_and_its_length_kept(spark):
 def account(**outcomes):
     """The account of a source of which so many records had each outcome."""
     return build_account(
-        [
-            Outcome(name, None, count, file=f"file:/in/{name}.json")
-            for name, count in outcomes.items()
-        ]
+        {
+            f"file:/in/{name}.json": [
+                Outcome(name, "Home" if name == "filtered" else None, n, 0, 0)
+            ]
+            for name, n in outcomes.items()
+        },
+        0,
     )
 
 
@@ -433,5 +508,6 @@ def test_a_source_fails_only_above_the_limit_of_rejects(bad, limit, fails):
 
 
 def test_a_source_with_nothing_to_load_is_refused():
-    with pytest.raises(SourceError, match="log_data: /in holds nothing to load"):
+    says = r"log_data: /in holds nothing to load \(3 records read, of the pages Home \(3\)\)"
+    with pytest.raises(SourceError, match=says):
         check_account("log_data", "/in", account(filtered=3), 100)

@@ -10,10 +10,10 @@ from unittest import mock
 
 import pytest
 
-from lake import paths
+from lake import paths, steps
 from lake import run as lake_run
 from lake.lock import Lock, LockedError
-from lake.published import read_contents, read_last_report, read_report
+from lake.published import read_last_report, read_note, read_report
 from lake.report import Report
 from lake.storage import StorageError
 from tests.faults import Fault, Killed, SmallLake, dead_process, lake_rows
@@ -57,7 +57,7 @@ def test_shrinkage_is_measured_against_the_last_report_that_is_whole(lake):
     lake.storage().write("_etl/reports/20260101T000003Z-000000.json", "")
     now = Report("20260101T000004Z-000000", tables={"users": {"rows": 1}, "songplays": {"rows": 9}})
     run = mock.Mock(storage=lake.storage(), report=now)
-    lake_run.warn_of_shrinkage(run)
+    steps.warn_of_shrinkage(run)
     assert now.warnings == ["users shrank from 100 to 1 rows"]
 
 
@@ -67,7 +67,7 @@ def test_a_damaged_note_of_what_is_published_is_rebuilt(lake, damage, capsys):
     lake.publish(NEW)
     assert capsys.readouterr().err.count("is damaged or of another version") == 1
     assert lake.tables() == NEW
-    assert read_contents(lake.storage())
+    assert read_note(lake.storage())
 
 
 # ---- Recovery ------------------------------------------------------------------------------------
@@ -174,8 +174,8 @@ def take_over(lake, rows):
 @pytest.mark.parametrize(
     "moment",
     [
-        "rename songs to _etl/.*/retired",
-        "rename _etl/.*/songs to songs",
+        "rename songs/year=2001 to _etl/.*/retired",
+        "rename _etl/.*/songs/year=2001 to songs",
         "rename users to _etl/.*/retired",
         "rename _etl/.*/users to users",
         "rename songplays to _etl",
