@@ -30,6 +30,14 @@ from moto.moto_api._internal import moto_api_backend
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import WSGIRequestHandler, make_server
 
+from tests.emr_account import (
+    FRESH_PROFILE,
+    LINKED_ROLES,
+    VCPUS,
+    find_validation_error,
+    get_service_quota,
+)
+
 Json = dict[str, Any]
 MODEL = botocore.session.get_session().get_service_model("emr")
 OPEN = ("STARTING", "BOOTSTRAPPING", "RUNNING", "WAITING")
@@ -252,6 +260,11 @@ class EmrEmulator:
         self.run_step = run_step
         self.next_cluster, self.next_step = ClusterPlan(), StepPlan()
         self.ticking = True  # False: only advance() moves anything
+        # What follows the making of an instance profile, while IAM does not show it everywhere:
+        # so many refusals of RunJobFlow, then so many clusters that do not start.
+        self.fresh_refusals, self.fresh_failures = 0, 0
+        self.refusals_left, self.failures_left = 0, 0
+        self.vcpu_quota = 64.0  # of on-demand standard instances
         self.clusters: dict[str, Cluster] = {}
         self.security_configurations: dict[str, str] = {}
         self.requests: list[Request] = []
@@ -269,7 +282,7 @@ class EmrEmulator:
             "false"  # loading them takes a second, and no test needs them
         )
         moto_api_backend.reset()
-        add_managed_policies()
+        prepare_iam()
         self.server = make_server("127.0.0.1", 0, self, threaded=True, request_handler=QuietHandler)
         self.thread = threading.Thread(target=self.server.serve_forever, daemon=True)
         self.thread.start()
@@ -295,8 +308,9 @@ class EmrEmulator:
                 return answer(start_response, *error_body(request, refusal))
             if request.service == "elasticmapreduce":
                 return self._answer_emr(request, start_response)
-            if request.service == "pricing":
-                return answer(start_response, 200, get_products(json.loads(request.body)))
+            if request.service in ("pricing", "servicequotas"):
+                return self._answer_list(request, start_response)
+            self._note_profile(request)
             if request.method == "GET" and "/j-" in urllib.parse.unquote(request.path):
                 self._tick()  # a script waits for a cluster's logs
         environ["wsgi.input"] = io.BytesIO(request.body)
@@ -311,6 +325,22 @@ class EmrEmulator:
             body = {"__type": fault.code, "message": fault.message}
             return answer(start_response, 400, body)
         return answer(start_response, 200, result)
+
+    def _answer_list(self, request: Request, start_response: Callable[..., Any]) -> Iterable[bytes]:
+        """The price list, or a quota."""
+        params = json.loads(request.body)
+        if request.service == "pricing":
+            return answer(start_response, 200, get_products(params))
+        quota = get_service_quota(params, self.vcpu_quota)
+        if quota is None:
+            return answer(start_response, 400, {"__type": "NoSuchResourceException"})
+        return answer(start_response, 200, quota)
+
+    def _note_profile(self, request: Request) -> None:
+        """Let what follows the making of an instance profile follow."""
+        if request.operation == "CreateInstanceProfile":
+            self.refusals_left = self.fresh_refusals
+            self.failures_left = self.fresh_failures
 
     # What tests call.
 
@@ -431,6 +461,11 @@ class EmrEmulator:
         self._start_steps(cluster)
         if cluster.state in OPEN[2:]:
             busy = any(step.state in UNFINISHED for step in cluster.steps)
+            if not (busy or cluster.request["Instances"].get("KeepJobFlowAliveWhenNoSteps")):
+                failed = any(step.state == "FAILED" for step in cluster.steps)
+                message = "Steps completed with errors" if failed else "Steps completed"
+                self._shut_down(cluster, "ALL_STEPS_COMPLETED", message)
+                return
             message = "Running step" if busy else "Cluster ready to run steps."
             cluster.enter("RUNNING" if busy else "WAITING", "", message)
 
@@ -500,10 +535,25 @@ class EmrEmulator:
 
     def _on_run_job_flow(self, params: Json) -> Json:
         self._check_cluster(params)
-        cluster = Cluster(self._new_id("j"), self.region, params, self.next_cluster)
+        if self.refusals_left:
+            self.refusals_left -= 1
+            code, message = FRESH_PROFILE[self.refusals_left % len(FRESH_PROFILE)]
+            raise Fault(code, message.format(profile=params["JobFlowRole"]))
+        plan = self._plan_start(params)
+        cluster = Cluster(self._new_id("j"), self.region, params, plan)
         self.clusters[cluster.id] = cluster
         self._add_steps(cluster, params.get("Steps", []))
         return {"JobFlowId": cluster.id, "ClusterArn": cluster.arn}
+
+    def _plan_start(self, params: Json) -> ClusterPlan:
+        """What becomes of a cluster, which the account may keep from starting."""
+        message = find_validation_error(params, self.region, self.vcpu_quota)
+        if self.failures_left:
+            self.failures_left -= 1
+            message = "Service role has insufficient EC2 permissions"
+        if not message or self.next_cluster.failure:
+            return self.next_cluster
+        return dataclasses.replace(self.next_cluster, failure="VALIDATION_ERROR", message=message)
 
     def _check_cluster(self, params: Json) -> None:
         from moto.iam.models import iam_backends  # moto loads its parts on demand
@@ -692,7 +742,7 @@ class EmrEmulator:
     def _on_list_supported_instance_types(self, params: Json) -> Json:
         if params["ReleaseLabel"] not in RELEASES:
             raise Fault("InvalidRequestException", "Release label is not valid.")
-        types = [{"Type": name} for name in sorted(EC2_PRICES)]
+        types = [{"Type": name, "VCPU": VCPUS[name]} for name in sorted(EC2_PRICES)]
         return page_of(types, params, "SupportedInstanceTypes")
 
     def _on_create_security_configuration(self, params: Json) -> Json:
@@ -744,12 +794,13 @@ class QuietHandler(WSGIRequestHandler):
         """Say nothing."""
 
 
-def add_managed_policies() -> None:
-    """Give moto the AWS policies that the scripts name; to load all of them takes a second."""
-    from moto.iam.models import AWSManagedPolicy, iam_backends  # moto loads its parts on demand
+def prepare_iam() -> None:
+    """Give moto AWS's policy and names that the scripts know; to load all takes a second."""
+    from moto.iam import models  # moto loads its parts on demand
 
-    known = iam_backends[DEFAULT_ACCOUNT_ID]["aws"].managed_policies
-    policy = AWSManagedPolicy(
+    models.SERVICE_NAME_CONVERSION.update(LINKED_ROLES)
+    known = models.iam_backends[DEFAULT_ACCOUNT_ID]["aws"].managed_policies
+    policy = models.AWSManagedPolicy(
         "AmazonEMRServicePolicy_v2",
         account_id=DEFAULT_ACCOUNT_ID,
         region="us-east-1",
@@ -879,7 +930,7 @@ def error_body(request: Request, refusal: Refusal) -> tuple[int, Json | str]:
     """An error in the dialect of the service."""
     code, message = refusal.code, xml.sax.saxutils.escape(refusal.message)
     told = f"<Code>{code}</Code><Message>{message}</Message>"
-    if request.service in ("elasticmapreduce", "pricing"):
+    if request.service in ("elasticmapreduce", "pricing", "servicequotas"):
         return refusal.status, {"__type": code, "message": refusal.message}
     if request.service == "ec2":
         return refusal.status, f"<Response><Errors><Error>{told}</Error></Errors></Response>"

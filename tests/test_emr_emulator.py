@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
+import json
 import threading
 
 import pytest
 from botocore.exceptions import ClientError
 
 import iac_create
+from aws.requests import build_cluster_request, build_service_trust
+from aws.session import make_session
+from configs import load_emr_config
 from tests.aws_fixtures import *  # noqa: F403 (fixtures)
 from tests.aws_fixtures import BUCKET
 from tests.emr_emulator import MODEL, ClusterPlan, StepPlan, StepResult, check_answer
@@ -270,3 +275,90 @@ def test_an_answer_that_emr_could_not_give_is_noticed():
 
     with pytest.raises(AssertionError, match="ODD"):
         check_answer({"Cluster": {"Status": {"State": "ODD"}}}, shape, "DescribeCluster")
+
+
+# What keeps a cluster from starting in an account that is not empty.
+
+
+@pytest.fixture
+def request_cluster(account, config):
+    """Ask EMR itself for a cluster; gives the state and the reason that it then has."""
+
+    def request(region="us-west-2", **changes):
+        wanted = build_cluster_request(dataclasses.replace(load_emr_config(config), **changes))
+        del wanted["SecurityConfiguration"]
+        account.advance(4)
+        emr = make_session(None, region).client("emr")
+        cluster = account.clusters[emr.run_job_flow(**wanted)["JobFlowId"]]
+        account.advance(4)
+        return cluster.state, cluster.reason.get("Message", "")
+
+    return request
+
+
+def test_an_account_that_is_ready_starts_a_cluster(request_cluster):
+    assert request_cluster()[0] == "WAITING"
+
+
+def test_a_new_instance_profile_is_refused_in_two_ways(account, request_cluster, session):
+    account.fresh_refusals, account.fresh_failures = 2, 1
+    session.client("iam").create_instance_profile(InstanceProfileName="another")
+
+    codes = []
+    for _ in range(2):
+        with pytest.raises(ClientError) as refused:
+            request_cluster()
+        codes.append(refused.value.response["Error"]["Code"])
+
+    assert codes == ["AccessDeniedException", "ValidationException"]
+    assert request_cluster()[1] == "Service role has insufficient EC2 permissions"
+    assert request_cluster()[0] == "WAITING"
+
+
+@pytest.mark.parametrize("name", ["ElasticMapReduce-slave", "other"])
+def test_emrs_own_security_groups_need_the_tag_as_well(request_cluster, session, name):
+    ec2 = session.client("ec2")
+    vpc = ec2.describe_vpcs()["Vpcs"][0]["VpcId"]
+    ec2.create_security_group(GroupName=name, Description="of a cluster", VpcId=vpc)
+
+    state, reason = request_cluster()
+
+    assert (state == "WAITING") == (name == "other")
+    assert ("insufficient EC2 permissions" in reason) == (name != "other")
+
+
+def test_a_role_that_trusts_emr_in_another_region_is_invalid(request_cluster, session):
+    trust = build_service_trust("aws", "eu-west-1", "123456789012")
+    session.client("iam").update_assume_role_policy(
+        RoleName="SparkifyEmrServiceRole", PolicyDocument=json.dumps(trust)
+    )
+
+    assert request_cluster()[1].endswith("role/SparkifyEmrServiceRole is invalid")
+
+
+@pytest.mark.parametrize(("quota", "starts"), [(11, False), (12, True)])
+def test_more_vcpus_than_the_quota_do_not_start(account, request_cluster, quota, starts):
+    account.vcpu_quota = quota
+
+    state, reason = request_cluster()
+
+    assert (state == "WAITING") == starts
+    assert (f"vCPU limit of {quota} " in reason) == (not starts)
+
+
+def test_spot_nodes_need_the_role_of_spot(request_cluster, session):
+    spot = {"task_count": 1, "spot": ("task",)}
+    assert "service-linked role for EC2 Spot" in request_cluster(**spot)[1]
+
+    session.client("iam").create_service_linked_role(AWSServiceName="spot.amazonaws.com")
+
+    assert request_cluster(**spot)[0] == "WAITING"
+
+
+def test_a_cluster_that_is_not_kept_ends_after_its_last_step(account, make_cluster, emr):
+    cluster = make_cluster()
+    cluster.request["Instances"]["KeepJobFlowAliveWhenNoSteps"] = False
+    add(emr, cluster, step())
+
+    assert follow(account, cluster)[-3:] == ["RUNNING", "TERMINATING", "TERMINATED"]
+    assert cluster.reason == {"Code": "ALL_STEPS_COMPLETED", "Message": "Steps completed"}
