@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import getpass
 import inspect
 import io
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -48,13 +50,14 @@ THROTTLED = {"RequestLimitExceeded", "SlowDown", "Throttling", "ThrottlingExcept
 UNREACHABLE = (errors.ConnectionError, errors.HTTPClientError)
 NO_CREDENTIALS = (
     errors.CredentialRetrievalError,
+    errors.LoginError,
     errors.NoCredentialsError,
     errors.PartialCredentialsError,
     errors.ProfileNotFound,
     errors.SSOError,
     errors.TokenRetrievalError,
 )
-SIGN_IN = "run aws sso login or aws configure, or fill in keys.cfg"
+SIGN_IN = "run aws login, aws sso login or aws configure, or fill in keys.cfg"
 Answer = TypeVar("Answer")
 
 
@@ -172,7 +175,9 @@ def connect(options: CommonOptions, config: EmrConfig) -> boto3.Session:
     keys = load_aws_keys(path)
     if keys and os.name == "posix" and path.stat().st_mode & 0o077:
         warn(f"others on this computer can read {path}: run chmod 600 {path}")
-    return make_session(keys, config.region)
+    session = make_session(keys, config.region)
+    sign_in(session)
+    return session
 
 
 def make_session(keys: AwsKeys | None, region: str) -> boto3.Session:
@@ -187,6 +192,33 @@ def make_session(keys: AwsKeys | None, region: str) -> boto3.Session:
     )
     check_region(session, region)
     return session
+
+
+def sign_in(session: boto3.Session) -> None:
+    """Have boto3 find its credentials now; an AwsError says in one line why it cannot."""
+    try:
+        with warnings.catch_warnings():
+            # Without a terminal an MFA code would be asked for where nobody sees the question.
+            warnings.simplefilter("error", getpass.GetPassWarning)
+            credentials = session.get_credentials()
+            if credentials:
+                credentials.get_frozen_credentials()
+    except (EOFError, OSError, ValueError, getpass.GetPassWarning) as error:
+        if isinstance(error, errors.BotoCoreError):  # run_script explains these
+            raise
+        problem = explain_sign_in(error)
+        raise AwsError(f"the AWS credentials cannot be used: {problem}; {SIGN_IN}") from None
+    except errors.MissingDependencyException:
+        raise AwsError(
+            "a profile of aws login needs boto3[crt]: run pip install -r requirements.txt"
+        ) from None
+
+
+def explain_sign_in(error: Exception) -> str:
+    """What is wrong with a sign-in for which boto3 has no error of its own."""
+    if isinstance(error, (EOFError, getpass.GetPassWarning)):
+        return "the sign-in asks for an MFA code, and there is no terminal to type it in"
+    return f"credential_process of the profile fails: {error}"
 
 
 def check_region(session: boto3.Session, region: str) -> None:
@@ -227,13 +259,23 @@ def explain_refusal(error: errors.ClientError) -> str:
     if code in UNKNOWN_KEYS:
         return f"AWS does not accept these keys ({code}): {SIGN_IN}"
     if code in DENIED:
-        return f"not allowed to {operation}: {message}; aws/iam-policy.json lists what you need"
+        return explain_denial(operation, message)
     if code in THROTTLED:
         return f"AWS throttles requests ({operation}: {code}): try again in a few minutes"
     if code == "NoSuchBucket":
         bucket = error.response["Error"].get("BucketName", "of that name")
         return f"there is no bucket {bucket}: run iac_create.py --create-bucket, or correct dl.cfg"
     return f"AWS refused {operation}: {message} ({code})"
+
+
+def explain_denial(operation: str, message: str) -> str:
+    """What is not allowed, and where the permission is."""
+    if "authorize instance profile" in message:
+        return f"{message}: if it is new, run the same command again in a minute"
+    return (
+        f"not allowed to {operation}: {message}; aws/iam-policy.json lists what you need"
+        " (for what is made once: aws/iam-policy-set-up.json)"
+    )
 
 
 def error_code(error: errors.ClientError) -> str:

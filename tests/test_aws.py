@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import subprocess
 import sys
@@ -39,7 +40,7 @@ from configs import ConfigError
 from lake.exit_codes import ExitCode
 from tests.aws_fixtures import *  # noqa: F403 (fixtures)
 
-SIGN_IN = "run aws sso login or aws configure, or fill in keys.cfg"
+SIGN_IN = "run aws login, aws sso login or aws configure, or fill in keys.cfg"
 URL = "https://elasticmapreduce.us-west-2.amazonaws.com/"
 SCRIPTS = [iac_create, get_cluster_status, iac_terminate]
 ALL_SCRIPTS = [*SCRIPTS, iac_submit_etl]
@@ -67,7 +68,8 @@ def refusal(code, message="why", operation="RunJobFlow", **more):
             (
                 refusal(code, "User x may\n not"),
                 "not allowed to RunJobFlow: User x may not;"
-                " aws/iam-policy.json lists what you need",
+                " aws/iam-policy.json lists what you need"
+                " (for what is made once: aws/iam-policy-set-up.json)",
             )
             for code in sorted(DENIED)
         ],
@@ -313,6 +315,100 @@ def test_keys_that_others_can_read_are_warned_of(run, account, tmp_path, mode, w
 
     line = f"warning: others on this computer can read {path}: run chmod 600 {path}\n"
     assert outcome.err == (line if warned else "")
+
+
+# Every way of signing in that fails.
+
+NO_CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+KEYS_OF_Y = "[profile y]\naws_access_key_id = AKIA\naws_secret_access_key = s\n"
+ROLE_OF_X = "role_arn = arn:aws:iam::123456789012:role/r\nsource_profile = y\nmfa_serial = a:b\n"
+UNUSABLE = "the AWS credentials cannot be used"
+
+
+@pytest.fixture
+def sign_in(tmp_path, monkeypatch):
+    """Use a profile of the given text, without a terminal."""
+    for name in NO_CREDENTIALS:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("os.open", no_terminal(os.open))
+
+    def sign_in_as_x(profile):
+        path = tmp_path / "aws-config"
+        path.write_text(f"[profile x]\nregion = us-west-2\n{profile}")
+        for name, value in (("CONFIG_FILE", str(path)), ("PROFILE", "x")):
+            monkeypatch.setenv(f"AWS_{name}", value)
+        monkeypatch.setenv("HOME", str(tmp_path))
+
+    return sign_in_as_x
+
+
+@pytest.mark.parametrize(
+    ("profile", "told"),
+    [
+        (
+            "credential_process = /no/such/program\n",
+            f"{UNUSABLE}: credential_process of the profile fails: [Errno 2] No such file or"
+            f" directory: '/no/such/program'; {SIGN_IN}",
+        ),
+        (
+            "credential_process = /bin/echo hello\n",
+            f"{UNUSABLE}: credential_process of the profile fails: Expecting value: line 1 column 1"
+            f" (char 0); {SIGN_IN}",
+        ),
+        (
+            "credential_process = /bin/false\n",
+            f"{UNUSABLE}: Error when retrieving credentials from custom-process:; {SIGN_IN}",
+        ),
+        (
+            ROLE_OF_X + KEYS_OF_Y,
+            f"{UNUSABLE}: the sign-in asks for an MFA code, and there is no terminal to type it in;"
+            f" {SIGN_IN}",
+        ),
+        (
+            "sso_session = s\nsso_account_id = 123456789012\nsso_role_name = r\n"
+            "[sso-session s]\nsso_region = us-west-2\nsso_start_url = https://x\n",
+            f"{UNUSABLE}: Error loading SSO Token: Token for s does not exist; {SIGN_IN}",
+        ),
+    ],
+    ids=["no program", "no JSON", "a program that fails", "MFA", "SSO"],
+)
+def test_a_sign_in_that_fails_is_one_line(run, emulator, sign_in, profile, told):
+    sign_in(profile)
+
+    outcome = run(get_cluster_status.main)
+
+    assert (outcome.code, outcome.out) == (1, "")
+    assert outcome.err == f"get_cluster_status.py: error: {told}\n"
+
+
+def no_terminal(open_file):
+    def open_or_refuse(path, *more, **options):
+        if path == "/dev/tty":
+            raise OSError
+        return open_file(path, *more, **options)
+
+    return open_or_refuse
+
+
+def test_a_profile_of_aws_login_is_used_or_names_the_package(run, emulator, sign_in):
+    sign_in("login_session = arn:aws:iam::123456789012:user/me\n")
+
+    outcome = run(get_cluster_status.main)
+
+    assert outcome.code == 1
+    assert outcome.err in {
+        "get_cluster_status.py: error: a profile of aws login needs boto3[crt]: run pip install -r"
+        " requirements.txt\n",
+        f"get_cluster_status.py: error: {UNUSABLE}: Error loading login session token: Token for"
+        f" arn:aws:iam::123456789012:user/me does not exist; {SIGN_IN}\n",
+    }
+
+
+def test_requirements_hold_what_aws_login_needs():
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+
+    names = {line.partition("==")[0] for line in lines if line.startswith("boto3")}
+    assert names == {"boto3[crt]"}
 
 
 # Why something is in its state.
