@@ -7,8 +7,9 @@ in the log of the driver's container, and there in stdout: Spark writes Python's
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from botocore.exceptions import ClientError
@@ -41,8 +42,20 @@ LOG_RECORD = re.compile(r"^\d\d/\d\d/\d\d \d\d:\d\d:\d\d (?P<level>[A-Z]+) (?P<l
 EXCEPTION = re.compile(r'^(Exception in thread "|Caused by: |Error: |\S*(Exception|Error): )')
 # Errors that are in the log of every failed job and do not name the cause.
 UNINFORMATIVE = re.compile(
-    r"exited with (status )?\d+|SparkUserAppException|finished with failed status"
+    r"exited with (status )?\d+|SparkUserAppException|finished with failed status|RECEIVED SIGNAL"
 )
+
+# What YARN and Java say of a process that needs more memory than it has. YARN kills a container
+# with -103 or -104, the kernel with 137 (128 + 9, the number of SIGKILL).
+OUT_OF_MEMORY = re.compile(
+    r"beyond the '\w+' memory limit|exceeding (physical )?memory limits|OutOfMemoryError"
+    r"|(exitCode|Exit status): +(137|-103|-104)\b"
+)
+MEMORY_LIMIT = re.compile(r"of (?P<gigabytes>[\d.]+) GB( of)? physical memory used")
+OF_EXECUTOR = re.compile(r"ExecutorLostFailure|\bexecutor \d+", re.IGNORECASE)
+DRIVER_GIGABYTES = 4  # to try where the log does not say what was too little: EMR gives it half
+# An m5.xlarge has 12 GB for Spark, and a part of a container is for what Java needs besides.
+LARGEST_GIGABYTES = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +65,7 @@ class Cause:
     lines: Sequence[str]
     log: str
     certain: bool  # False while the driver's log, which says more, is missing
+    cure: str = "fix the cause, then run the same command again"
 
 
 # The cause of a failed step.
@@ -93,25 +107,37 @@ def show_cause(cause: Cause | None, cluster: ClusterTypeDef) -> None:
     say(f"log: {cause.log}")
     if not cause.certain:
         say(f"the driver's log does not exist yet; it will be in {folder}/containers/")
-    say("next: fix the cause, then run the same command again")
+    say(f"next: {cause.cure}")
 
 
 def find_cause(s3: S3Client, log_uri: str, cluster_id: str, step_id: str) -> Cause | None:
     """The cause of a failed step, from the logs that are in S3 by now."""
     bucket, prefix = split_uri(f"{log_uri.rstrip('/')}/{cluster_id}")
-    step_keys = log_keys(list_keys(s3, bucket, f"{prefix}/steps/{step_id}/"))
-    step_texts = {key: read_text(s3, bucket, key) for key in step_keys}
-    application = find_application(step_texts.values())
-    if application:
-        keys = list_keys(s3, bucket, f"{prefix}/containers/{application}/")
-        for key in driver_log_keys(keys):
-            lines = explain_log(read_text(s3, bucket, key))
-            if lines:
-                return Cause(lines, f"s3://{bucket}/{key}", certain=True)
-    for key, text in step_texts.items():
-        lines = explain_log(text)
+
+    def read(keys: Iterable[str]) -> Iterator[tuple[str, str]]:
+        for key in keys:
+            yield f"s3://{bucket}/{key}", read_text(s3, bucket, key)
+
+    step_logs = list(read(log_keys(list_keys(s3, bucket, f"{prefix}/steps/{step_id}/"))))
+    application = find_application(text for _, text in step_logs)
+    containers = f"{prefix}/containers/{application}/"
+    keys = driver_log_keys(list_keys(s3, bucket, containers)) if application else []
+    return (
+        choose_cause(step_logs, find_driver_kill, certain=True)
+        or choose_cause(read(keys), explain_log, certain=True)
+        or choose_cause(step_logs, explain_log, certain=not application)
+    )
+
+
+def choose_cause(
+    logs: Iterable[tuple[str, str]], explain: Callable[[str], Sequence[str]], *, certain: bool
+) -> Cause | None:
+    """The cause from the first log in which it is explained, with a cure where memory was short."""
+    for name, text in logs:
+        lines = explain(text)
         if lines:
-            return Cause(lines, f"s3://{bucket}/{key}", certain=not application)
+            cure = build_memory_cure(lines)
+            return Cause(lines, name, certain, cure) if cure else Cause(lines, name, certain)
     return None
 
 
@@ -168,6 +194,39 @@ def last_error(lines: Sequence[str]) -> list[str]:
         if (EXCEPTION.match(line.strip()) or is_error(line)) and not UNINFORMATIVE.search(line)
     ]
     return found[-1:]
+
+
+def find_driver_kill(text: str) -> list[str]:
+    """The line of a step's log in which YARN says that the driver was killed for its memory.
+
+    The driver's own log then ends in the middle, or with a signal.
+    """
+    found = [
+        line.strip()
+        for line in text.splitlines()
+        if OUT_OF_MEMORY.search(line) and not OF_EXECUTOR.search(line)
+    ]
+    with_limit = [line for line in found if MEMORY_LIMIT.search(line)]
+    return (with_limit or found)[-1:]
+
+
+def build_memory_cure(lines: Sequence[str]) -> str:
+    """The setting and the size to try where a process had too little memory; else empty."""
+    short = [line for line in lines if OUT_OF_MEMORY.search(line)]
+    if not short:
+        return ""
+    limit = MEMORY_LIMIT.search(short[-1])
+    size = math.ceil(2 * float(limit["gigabytes"])) if limit else None
+    if not OF_EXECUTOR.search(short[-1]):
+        process, setting = "driver", f"spark.driver.memory={size or DRIVER_GIGABYTES}g"
+    elif size and size <= LARGEST_GIGABYTES:
+        process, setting = "executor", f"spark.executor.memory={size}g"
+    else:  # it has nearly all of its node already: let fewer tasks share it
+        process, setting = "executor", "spark.executor.cores=2"
+    return (
+        f'the {process} had too little memory: add --spark-args "--conf {setting}",'
+        " or name larger core_types in [emr], such as m5.2xlarge"
+    )
 
 
 def is_error(line: str) -> bool:

@@ -11,10 +11,12 @@ from moto import mock_aws
 from aws.logs import (
     LOG_LINES,
     Cause,
+    build_memory_cure,
     driver_log_keys,
     explain_log,
     find_application,
     find_cause,
+    find_driver_kill,
     log_keys,
 )
 
@@ -145,6 +147,61 @@ def test_a_log_without_any_error_names_no_cause():
     assert explain_log("") == []
 
 
+# Memory.
+
+KILLED = (
+    "Failing this attempt.Diagnostics: [2026-11-25 04:03:20.1]Container [pid=1] is running 1024B"
+    " beyond the 'PHYSICAL' memory limit. Current usage: 2.4 GB of 2.4 GB physical memory used;"
+    " 4.4 GB of 11.9 GB virtual memory used. Killing container."
+)
+AM_EXIT = "\t diagnostics: AM Container for appattempt_1 exited with  exitCode: {}"
+LOST = (
+    "etl.py: error: Job aborted due to stage failure: Task 3 in stage 9.0 failed 4 times, most"
+    " recent failure: ExecutorLostFailure (executor 4 exited caused by one of the running tasks)"
+    " Reason: {}"
+)
+
+LIMITS = (
+    "Container killed by YARN for exceeding physical memory limits. {0} GB of {0} GB physical"
+    " memory used."
+)
+
+
+@pytest.mark.parametrize("code", ["-104", "-103", "137"])
+def test_a_driver_that_is_killed_for_its_memory_is_seen_in_the_steps_log(code):
+    line = AM_EXIT.format(code)
+    assert find_driver_kill(f"{SUBMITTED}{line}\nException: failed\n") == [line.strip()]
+    assert find_driver_kill(f"{SUBMITTED}{KILLED}\n{line}\n") == [KILLED]
+
+
+@pytest.mark.parametrize(
+    "text", [AM_EXIT.format("13"), LOST.format("Exit status: 137"), SUBMITTED, ""]
+)
+def test_other_ends_are_not_taken_for_a_driver_without_memory(text):
+    assert find_driver_kill(text) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "setting"),
+    [
+        (KILLED, "spark.driver.memory=5g"),
+        (AM_EXIT.format("-104"), "spark.driver.memory=4g"),
+        ("java.lang.OutOfMemoryError: Java heap space", "spark.driver.memory=4g"),
+        (LOST.format("Container from a bad node. Exit status: 137."), "spark.executor.cores=2"),
+        (LOST.format(LIMITS.format(5.5)), "spark.executor.cores=2"),
+        (LOST.format(LIMITS.format(4.8)), "spark.executor.memory=10g"),
+        ("Lost task 0.3 (executor 2): java.lang.OutOfMemoryError", "spark.executor.cores=2"),
+    ],
+)
+def test_too_little_memory_has_the_setting_and_the_size_to_try(line, setting):
+    assert f'--spark-args "--conf {setting}"' in build_memory_cure([line])
+
+
+@pytest.mark.parametrize("line", ["Exit status: 1", "Exit status: 1370", "memory is fine", "137"])
+def test_other_errors_need_no_memory(line):
+    assert build_memory_cure([line]) == ""
+
+
 # In S3.
 
 
@@ -184,6 +241,23 @@ def test_a_step_that_never_reached_yarn_is_explained_by_its_own_log(put):
     line = 'Exception in thread "main" java.io.FileNotFoundException: s3://b/etl.py'
     expected = Cause([line], f"s3://my-bucket/{STEP}/stderr.gz", certain=True)
     assert put({f"{STEP}/stderr.gz": line + "\n"}) == expected
+
+
+def test_a_killed_driver_is_the_cause_whatever_its_own_log_says(put):
+    signal = RECORD.format("ERROR", "RECEIVED SIGNAL TERM")
+    logs = {
+        f"{STEP}/stderr.gz": f"{SUBMITTED}{AM_EXIT.format('-104')}\n{KILLED}\n",
+        f"{DRIVER}/stdout.gz": "etl.py: error: interrupted\n",
+        f"{DRIVER}/stderr.gz": signal,
+    }
+    cause = put(logs)
+    assert (cause.lines, cause.certain) == ([KILLED], True)
+    assert cause.cure.startswith("the driver had too little memory: add --spark-args")
+
+
+def test_a_signal_is_no_cause(put):
+    signal = RECORD.format("ERROR", "RECEIVED SIGNAL TERM")
+    assert put({f"{STEP}/stderr.gz": SUBMITTED, f"{DRIVER}/stderr.gz": signal}) is None
 
 
 def test_rotated_logs_are_read_newest_first(put):
