@@ -150,11 +150,12 @@ def test_a_setting_that_spark_would_ignore_is_refused(tmp_path, section, key, pr
 
 
 def test_prices_are_dollars_an_hour(tmp_path):
-    assert load(shipped(tmp_path, "[prices]", "[prices]\nm5.xlarge = 0.24")).prices == {
-        "m5.xlarge": 0.24
+    assert load(shipped(tmp_path, "[prices]", "[prices]\nr5.xlarge = 0.5")).prices == {
+        "r5.xlarge": 0.5,
+        "m5.xlarge": 0.24,
     }
-    path = shipped(tmp_path, "[prices]", "[prices]\nm5.xlarge = $1")
-    with pytest.raises(ConfigError, match=r"\[prices\] m5.xlarge = '\$1': expected dollars"):
+    path = shipped(tmp_path, "[prices]", "[prices]\nr5.xlarge = $1")
+    with pytest.raises(ConfigError, match=r"\[prices\] r5.xlarge = '\$1': expected dollars"):
         load(path)
 
 
