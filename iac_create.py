@@ -51,8 +51,8 @@ def parse_args(argv: Sequence[str] | None) -> tuple[CommonOptions, CreateOptions
     flag = parser.add_argument
     for name, meaning in (
         ("--create-bucket", "create the missing buckets: private, encrypted"),
-        ("--create-roles", "create the roles of EMR and of the nodes, or update their policies"),
-        ("--tag-network", f"tag the subnets and their VPC {MANAGED_TAG}"),
+        ("--create-roles", "create the roles of EMR and of the nodes, or bring them up to date"),
+        ("--tag-network", f"tag the subnets, their VPC and EMR's groups {MANAGED_TAG}"),
         ("--dry-run", "print the request; ask AWS nothing"),
         ("--no-wait", "do not wait until the cluster accepts steps"),
     ):

@@ -1,21 +1,16 @@
-"""What an account needs for the cluster: checked always, created on request."""
+"""What an account needs for the cluster: checked always, made on request by aws/set_up.py."""
 
 from __future__ import annotations
 
-import json
+import fnmatch
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError
 
-from aws.console import say
-from aws.requests import (
-    MANAGED_TAG,
-    build_node_policy,
-    build_node_trust,
-    build_pass_policy,
-    build_service_trust,
-)
+from aws.quota import check_quota
+from aws.requests import MANAGED_TAG
 from aws.s3 import is_s3, split_uri
 from aws.session import error_code
 from configs import hint
@@ -31,16 +26,13 @@ if TYPE_CHECKING:
     from configs import EmrConfig, EtlConfig
 
 SERVICE_POLICY = "service-role/AmazonEMRServicePolicy_v2"
-# Version 2 of EC2's instance metadata service (IMDSv2), which gives a node the credentials of its
-# role, asks for a token; the hop limit of 1 keeps the answers on the node.
-# https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/configuring-instance-metadata-service.html
-SECURITY_CONFIGURATION = {
-    "InstanceMetadataServiceConfiguration": {
-        "MinimumInstanceMetadataServiceVersion": 2,
-        "HttpPutResponseHopLimit": 1,
-    }
-}
-DAYS_TO_FINISH_UPLOAD = 7
+# From this release on s3:// is Hadoop's own connector, S3A; the one before it marks folders by
+# files that the tables' readers would meet.
+# https://docs.aws.amazon.com/emr/latest/ReleaseGuide/emr-s3a-migrate.html
+OLDEST_RELEASE = (7, 10)
+SPOT_ROLE = "AWSServiceRoleForEC2Spot"
+# EMR reuses its own security groups of a VPC by their names.
+EMR_GROUPS = "ElasticMapReduce-*"
 
 
 # Checks: each yields what is wrong and how to fix it.
@@ -50,7 +42,7 @@ def find_account_problems(session: boto3.Session, config: EmrConfig, etl: EtlCon
     """All problems that would keep the cluster from starting."""
     emr, iam = session.client("emr"), session.client("iam")
     return [
-        *check_release(emr, config),
+        *(list(check_release(emr, config)) or check_nodes(session, config)),
         *check_buckets(session.client("s3"), written_buckets(config, etl), config.region),
         *check_roles(iam, config),
         *check_network(session.client("ec2"), iam, config),
@@ -58,17 +50,39 @@ def find_account_problems(session: boto3.Session, config: EmrConfig, etl: EtlCon
 
 
 def check_release(emr: EMRClient, config: EmrConfig) -> Iterator[str]:
-    """Check that the release exists, and that it supports the instance types."""
+    """Check that the release exists, and that the job was made for it."""
     labels = list_all(emr.list_release_labels, "ReleaseLabels", "NextToken")
-    if config.release_label not in labels:
-        problem = f"there is no release {config.release_label} in {config.region}"
-        yield name_setting(problem, "release_label", hint(config.release_label, labels))
-        return
+    label = config.release_label
+    if label not in labels:
+        problem = f"there is no release {label} in {config.region}"
+        yield name_setting(problem, "release_label", hint(label, labels))
+    elif is_too_old(label):
+        oldest = "emr-{}.{}.0".format(*OLDEST_RELEASE)
+        problem = f"release {label} reads and writes S3 in a way that this job was not made for"
+        yield name_setting(problem, "release_label", f"choose {oldest} or a later one")
+
+
+def is_too_old(label: str) -> bool:
+    """Whether a release is older than OLDEST_RELEASE."""
+    version = re.match(r"emr-(\d+)\.(\d+)\.", label)
+    return version is not None and tuple(map(int, version.groups())) < OLDEST_RELEASE
+
+
+def check_nodes(session: boto3.Session, config: EmrConfig) -> Iterator[str]:
+    """Check that the release supports the instance types, and that the quota admits the nodes."""
+    emr = session.client("emr")
 
     def list_types(**marker: str) -> Mapping[str, Any]:
         return emr.list_supported_instance_types(ReleaseLabel=config.release_label, **marker)
 
-    types = [kind["Type"] for kind in list_all(list_types, "SupportedInstanceTypes", "Marker")]
+    listed = list_all(list_types, "SupportedInstanceTypes", "Marker")
+    vcpus = {kind["Type"]: kind["VCPU"] for kind in listed}
+    problems = list(check_types(config, list(vcpus)))
+    yield from problems or check_quota(session.client("service-quotas"), config, vcpus)
+
+
+def check_types(config: EmrConfig, types: Sequence[str]) -> Iterator[str]:
+    """Check that the release supports the instance types."""
     for key in ("master_types", "core_types", "task_types"):
         for kind in getattr(config, key):
             if kind not in types:
@@ -106,12 +120,8 @@ def explain_region(bucket: str, region: str, found: str) -> str:
 
 
 def check_roles(iam: IAMClient, config: EmrConfig) -> Iterator[str]:
-    """Check that EMR's role exists, and the nodes' instance profile with a role in it."""
-    if not role_exists(iam, config.service_role):
-        yield (
-            f"there is no role {config.service_role}: add --create-roles,"
-            " or name another as service_role in [emr]"
-        )
+    """Check that EMR's role exists and can be used, and the nodes' profile with a role in it."""
+    yield from check_service_role(iam, config)
     roles = profile_roles(iam, config.instance_profile)
     if not roles:
         state = "does not exist" if roles is None else "holds no role"
@@ -121,8 +131,27 @@ def check_roles(iam: IAMClient, config: EmrConfig) -> Iterator[str]:
         )
 
 
+def check_service_role(iam: IAMClient, config: EmrConfig) -> Iterator[str]:
+    """Check that EMR may assume its role in this region, and that Spot has its own role."""
+    role = find_role(iam, config.service_role)
+    if role is None:
+        yield (
+            f"there is no role {config.service_role}: add --create-roles,"
+            " or name another as service_role in [emr]"
+        )
+        return
+    if not trusts_region(role["AssumeRolePolicyDocument"], config.region):
+        yield (
+            f"EMR may not assume {config.service_role} in {config.region}: its trust policy names"
+            " another region: add --create-roles, which brings it up to date"
+        )
+    # EMR's v2 policy does not let it make this role.
+    if config.spot and has_v2_policy(iam, config.service_role) and not find_role(iam, SPOT_ROLE):
+        yield f"there is no role {SPOT_ROLE}, which spot nodes need: add --create-roles"
+
+
 def check_network(ec2: EC2Client, iam: IAMClient, config: EmrConfig) -> Iterator[str]:
-    """Check that the subnets exist and carry the tag that the service role's policy asks for."""
+    """Check that the subnets exist, and that all carries the tag of the service role's policy."""
     try:
         untagged = find_untagged_network(ec2, config)
     except ClientError as error:
@@ -132,7 +161,7 @@ def check_network(ec2: EC2Client, iam: IAMClient, config: EmrConfig) -> Iterator
         return
     if untagged is None:
         yield f"{config.region} has no default VPC: name a subnet as subnet_ids in [emr]"
-    elif untagged and needs_tagged_network(iam, config.service_role):
+    elif untagged and has_v2_policy(iam, config.service_role):
         yield (
             f"the policy of {config.service_role} allows only networks with the tag {MANAGED_TAG}"
             f" = true, and {', '.join(untagged)} lack it: add --tag-network"
@@ -148,13 +177,22 @@ def written_buckets(config: EmrConfig, etl: EtlConfig) -> list[str]:
     return list(dict.fromkeys(split_uri(uri)[0] for uri in uris if uri and is_s3(uri)))
 
 
-def role_exists(iam: IAMClient, name: str) -> bool:
-    """Whether there is a role of this name."""
+def find_role(iam: IAMClient, name: str) -> Mapping[str, Any] | None:
+    """The role of this name, or None."""
     try:
-        iam.get_role(RoleName=name)
+        return iam.get_role(RoleName=name)["Role"]
     except iam.exceptions.NoSuchEntityException:
-        return False
-    return True
+        return None
+
+
+def trusts_region(trust: Any, region: str) -> bool:  # noqa: ANN401 (boto3 parses the document)
+    """Whether a trust policy admits EMR in a region; one that names no region admits all."""
+    sources: list[str] = []
+    for statement in trust["Statement"]:
+        named = statement.get("Condition", {}).get("ArnLike", {}).get("aws:SourceArn", [])
+        sources += [named] if isinstance(named, str) else named
+    regions = [(source.split(":") + ["*"] * 4)[3] for source in sources]
+    return not regions or any(fnmatch.fnmatchcase(region, name or "*") for name in regions)
 
 
 def profile_roles(iam: IAMClient, name: str) -> list[str] | None:
@@ -166,7 +204,7 @@ def profile_roles(iam: IAMClient, name: str) -> list[str] | None:
     return [role["RoleName"] for role in profile["Roles"]]
 
 
-def needs_tagged_network(iam: IAMClient, role: str) -> bool:
+def has_v2_policy(iam: IAMClient, role: str) -> bool:
     """Whether a role has EMR's v2 policy; the user's own policies need not ask for the tag."""
     try:
         attached = iam.list_attached_role_policies(RoleName=role)["AttachedPolicies"]
@@ -175,8 +213,17 @@ def needs_tagged_network(iam: IAMClient, role: str) -> bool:
     return any(policy["PolicyArn"].endswith(SERVICE_POLICY) for policy in attached)
 
 
+def has_security_configuration(emr: EMRClient, name: str) -> bool:
+    """Whether there is a security configuration of this name, whatever it says."""
+    try:
+        emr.describe_security_configuration(Name=name)
+    except emr.exceptions.InvalidRequestException:
+        return False
+    return True
+
+
 def find_untagged_network(ec2: EC2Client, config: EmrConfig) -> list[str] | None:
-    """The cluster's subnets and their VPCs without EMR's tag; None if there is no subnet."""
+    """The subnets, their VPCs and EMR's groups in them without its tag; None without a subnet."""
     if config.subnet_ids:
         subnets = ec2.describe_subnets(SubnetIds=config.subnet_ids)["Subnets"]
     else:
@@ -184,120 +231,18 @@ def find_untagged_network(ec2: EC2Client, config: EmrConfig) -> list[str] | None
         subnets = ec2.describe_subnets(Filters=[default])["Subnets"]
     if not subnets:
         return None
-    vpcs = ec2.describe_vpcs(VpcIds=sorted({subnet["VpcId"] for subnet in subnets}))["Vpcs"]
+    vpc_ids = sorted({subnet["VpcId"] for subnet in subnets})
+    vpcs = ec2.describe_vpcs(VpcIds=vpc_ids)["Vpcs"]
+    of_emr: list[FilterTypeDef] = [
+        {"Name": "vpc-id", "Values": vpc_ids},
+        {"Name": "group-name", "Values": [EMR_GROUPS]},
+    ]
+    groups = ec2.describe_security_groups(Filters=of_emr)["SecurityGroups"]
     tags = {subnet["SubnetId"]: subnet.get("Tags", []) for subnet in subnets}
     tags.update({vpc["VpcId"]: vpc.get("Tags", []) for vpc in vpcs})
+    tags.update({group["GroupId"]: group.get("Tags", []) for group in groups})
     wanted = {"Key": MANAGED_TAG, "Value": "true"}
     return [name for name, its_tags in tags.items() if wanted not in its_tags]
-
-
-# What is created.
-
-
-def create_buckets(s3: S3Client, buckets: Sequence[str], region: str) -> None:
-    """Create the buckets that do not exist."""
-    for bucket in buckets:
-        try:
-            s3.head_bucket(Bucket=bucket)
-        except ClientError as error:
-            if error_code(error) != "404":
-                continue  # check_buckets says what is wrong with it
-            create_bucket(s3, bucket, region)
-            say(f"created bucket {bucket}")
-
-
-def create_bucket(s3: S3Client, bucket: str, region: str) -> None:
-    """Create a private, encrypted bucket that deletes unfinished multipart uploads."""
-    place: Any = {} if region == "us-east-1" else {"LocationConstraint": region}
-    s3.create_bucket(Bucket=bucket, **({"CreateBucketConfiguration": place} if place else {}))
-    s3.put_public_access_block(
-        Bucket=bucket,
-        PublicAccessBlockConfiguration={
-            "BlockPublicAcls": True,
-            "IgnorePublicAcls": True,
-            "BlockPublicPolicy": True,
-            "RestrictPublicBuckets": True,
-        },
-    )
-    s3.put_bucket_encryption(
-        Bucket=bucket,
-        ServerSideEncryptionConfiguration={
-            "Rules": [{"ApplyServerSideEncryptionByDefault": {"SSEAlgorithm": "AES256"}}]
-        },
-    )
-    s3.put_bucket_lifecycle_configuration(
-        Bucket=bucket,
-        LifecycleConfiguration={
-            "Rules": [
-                {
-                    "ID": "drop-unfinished-uploads",
-                    "Status": "Enabled",
-                    "Filter": {"Prefix": ""},
-                    "AbortIncompleteMultipartUpload": {
-                        "DaysAfterInitiation": DAYS_TO_FINISH_UPLOAD
-                    },
-                }
-            ]
-        },
-    )
-
-
-def create_roles(session: boto3.Session, config: EmrConfig, etl: EtlConfig) -> None:
-    """Create EMR's role and the nodes', or update their policies if they exist."""
-    iam = session.client("iam")
-    account = session.client("sts").get_caller_identity()["Account"]
-    partition = session.get_partition_for_region(config.region)
-    node_role = config.instance_profile
-    create_role(iam, config.service_role, build_service_trust(partition, config.region, account))
-    iam.attach_role_policy(
-        RoleName=config.service_role, PolicyArn=f"arn:{partition}:iam::aws:policy/{SERVICE_POLICY}"
-    )
-    put_policy(iam, config.service_role, build_pass_policy(partition, account, node_role))
-    create_role(iam, node_role, build_node_trust())
-    put_policy(iam, node_role, build_node_policy(partition, config, etl))
-    create_profile(iam, node_role)
-
-
-def create_role(iam: IAMClient, name: str, trust: Mapping[str, Any]) -> None:
-    """Create a role; an existing one of this name stays as it is."""
-    if not role_exists(iam, name):
-        iam.create_role(RoleName=name, AssumeRolePolicyDocument=json.dumps(trust))
-        say(f"created role {name}")
-
-
-def put_policy(iam: IAMClient, role: str, policy: Mapping[str, Any]) -> None:
-    """Create or replace the role's inline policy of this project."""
-    document = json.dumps(policy)
-    iam.put_role_policy(RoleName=role, PolicyName="sparkify", PolicyDocument=document)
-
-
-def create_profile(iam: IAMClient, name: str) -> None:
-    """Create the instance profile of this name, and put the role of the same name in it."""
-    roles = profile_roles(iam, name)
-    if roles is None:
-        iam.create_instance_profile(InstanceProfileName=name)
-        say(f"created instance profile {name}")
-    if not roles:
-        iam.add_role_to_instance_profile(InstanceProfileName=name, RoleName=name)
-
-
-def create_security_configuration(emr: EMRClient, name: str) -> None:
-    """Create the security configuration; an existing one of this name stays as it is."""
-    try:
-        emr.describe_security_configuration(Name=name)
-    except emr.exceptions.InvalidRequestException:
-        emr.create_security_configuration(
-            Name=name, SecurityConfiguration=json.dumps(SECURITY_CONFIGURATION)
-        )
-        say(f"created security configuration {name}")
-
-
-def tag_network(ec2: EC2Client, config: EmrConfig) -> None:
-    """Tag the cluster's subnets and their VPCs as EMR's policy asks for."""
-    untagged = find_untagged_network(ec2, config)
-    if untagged:
-        ec2.create_tags(Resources=untagged, Tags=[{"Key": MANAGED_TAG, "Value": "true"}])
-        say(f"tagged {', '.join(untagged)}")
 
 
 # Small helpers.

@@ -31,8 +31,10 @@ MANAGED_TAG = "for-use-with-amazon-emr-managed-policies"
 # The cluster.
 
 
-def build_cluster_request(config: EmrConfig) -> RunJobFlowInputTypeDef:
-    """The whole request of RunJobFlow."""
+def build_cluster_request(
+    config: EmrConfig, *, ends_after_steps: bool = False
+) -> RunJobFlowInputTypeDef:
+    """The whole request of RunJobFlow; a cluster that does not end after its steps ends idle."""
     request: RunJobFlowInputTypeDef = {
         "Name": config.cluster_name,
         "LogUri": f"{config.log_uri}/",
@@ -40,7 +42,7 @@ def build_cluster_request(config: EmrConfig) -> RunJobFlowInputTypeDef:
         "Applications": [{"Name": name} for name in config.applications],
         "Instances": {
             "InstanceFleets": build_fleets(config),
-            "KeepJobFlowAliveWhenNoSteps": True,
+            "KeepJobFlowAliveWhenNoSteps": not ends_after_steps,
             "TerminationProtected": config.termination_protection,
         },
         "Configurations": build_configurations(config),
@@ -48,11 +50,12 @@ def build_cluster_request(config: EmrConfig) -> RunJobFlowInputTypeDef:
         "JobFlowRole": config.instance_profile,
         "SecurityConfiguration": config.security_configuration,
         "StepConcurrencyLevel": config.step_concurrency,
-        "AutoTerminationPolicy": {"IdleTimeout": config.idle_minutes * 60},
         "ScaleDownBehavior": "TERMINATE_AT_TASK_COMPLETION",
         "VisibleToAllUsers": True,
         "Tags": build_tags(config),
     }
+    if not ends_after_steps:
+        request["AutoTerminationPolicy"] = {"IdleTimeout": config.idle_minutes * 60}
     if config.subnet_ids:
         request["Instances"]["Ec2SubnetIds"] = list(config.subnet_ids)
     if config.key_pair:
@@ -143,9 +146,9 @@ def build_tags(config: EmrConfig) -> list[TagTypeDef]:
 # The policies of the roles that --create-roles creates.
 
 
-def build_service_trust(partition: str, region: str, account: str) -> dict[str, Any]:
-    """EMR may assume the role, but only for clusters of this account and region."""
-    source = f"arn:{partition}:elasticmapreduce:{region}:{account}:*"
+def build_service_trust(partition: str, account: str) -> dict[str, Any]:
+    """EMR may assume the role, but only for clusters of this account."""
+    source = f"arn:{partition}:elasticmapreduce:*:{account}:*"  # a role is there in all regions
     return build_policy(
         {
             "Effect": "Allow",

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import botocore.loaders
 import pytest
 
-from aws.account import create_buckets, create_roles, tag_network, written_buckets
+from aws.account import written_buckets
 from aws.session import make_session
+from aws.set_up import create_buckets, create_roles, tag_network
 from configs import DL_CFG, load_emr_config, load_etl_config
 from tests.emr_emulator import EmrEmulator
 

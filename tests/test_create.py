@@ -13,10 +13,13 @@ import pytest
 from botocore.exceptions import EndpointConnectionError, ReadTimeoutError
 
 import iac_create
+from aws.account import trusts_region
 from aws.console import Progress
 from aws.create import NEW_ROLE_TRIES
 from aws.logs import choose_bootstrap_log
 from aws.prices import PriceList, extract_price
+from aws.quota import count_vcpus
+from aws.refusals import find_cure
 from aws.requests import MANAGED_TAG, build_cluster_request
 from aws.session import make_once_client
 from configs import DL_CFG, load_emr_config
@@ -273,6 +276,11 @@ def test_for_an_empty_account_one_line_names_all_that_is_missing(emulator, creat
             "there is no bucket no-such-bucket: add --create-bucket, or correct dl.cfg",
         ),
         (
+            ["--release-label", "emr-6.15.0"],
+            "release emr-6.15.0 reads and writes S3 in a way that this job was not made for;"
+            " choose emr-7.10.0 or a later one (release_label in [emr])",
+        ),
+        (
             ["--service-role", "nobody"],
             "there is no role nobody: add --create-roles, or name another as service_role in [emr]",
         ),
@@ -381,7 +389,8 @@ def test_one_command_makes_the_cluster_in_an_empty_account(emulator, create):
     assert outcome.err.startswith(
         f"created bucket {BUCKET}\ncreated role SparkifyEmrServiceRole\n"
         "created role SparkifyEmrNodeRole\n"
-        "created instance profile SparkifyEmrNodeRole\ntagged subnet-"
+        "created instance profile SparkifyEmrNodeRole\n"
+        "created role AWSServiceRoleForEMRCleanup\ntagged subnet-"
     )
 
 
@@ -429,7 +438,7 @@ def test_made_roles_have_emrs_current_policy_and_the_least_rights(emulator, crea
     ]
     nodes = "SparkifyEmrNodeRole"
     assert iam.list_attached_role_policies(RoleName=nodes)["AttachedPolicies"] == []
-    policy = iam.get_role_policy(RoleName=nodes, PolicyName="sparkify")["PolicyDocument"]
+    policy = iam.get_role_policy(RoleName=nodes, PolicyName="sparkify-us-west-2")["PolicyDocument"]
     assert f"arn:aws:s3:::{BUCKET}/code/*" in json.dumps(policy)
     trust = iam.get_role(RoleName="SparkifyEmrServiceRole")["Role"]["AssumeRolePolicyDocument"]
     assert trust["Statement"][0]["Condition"]["StringEquals"] == {
@@ -446,7 +455,7 @@ def test_roles_that_are_there_are_brought_up_to_date(account, create, session, c
 
     assert "created role" not in outcome.err
     policy = session.client("iam").get_role_policy(
-        RoleName="SparkifyEmrNodeRole", PolicyName="sparkify"
+        RoleName="SparkifyEmrNodeRole", PolicyName="sparkify-us-west-2"
     )
     assert f"arn:aws:s3:::{BUCKET}/lake/*" in json.dumps(policy["PolicyDocument"])
 
@@ -489,24 +498,287 @@ def test_what_waiting_does_not_fix_is_reported(account, create, flags, message, 
     assert account.operations().count("RunJobFlow") == tries
 
 
+# An account that is not empty.
+
+SET_UP = ("--create-bucket", "--create-roles", "--tag-network")
+
+
+def test_a_new_instance_profile_is_waited_for_in_both_ways_in_which_emr_refuses_it(
+    emulator, create
+):
+    emulator.fresh_refusals = 4
+
+    outcome = create(*SET_UP)
+
+    assert (outcome.code, outcome.out) == (0, f"{only_cluster(emulator).id}\n")
+    assert "waiting until EMR sees the new roles\n" in outcome.err
+    assert outcome.err.count("EMR does not see the new roles yet: asking again\n") == 4
+
+
+def test_with_new_roles_a_cluster_that_emr_ends_for_them_is_tried_once_more(emulator, create):
+    emulator.fresh_failures = 1
+
+    outcome = create(*SET_UP, "--no-wait")
+
+    first, second = emulator.clusters
+    assert (outcome.code, outcome.out) == (0, f"{second}\n")
+    assert (
+        f"EMR has ended {first}, because it did not see the new roles yet: trying once more\n"
+        in outcome.err
+    )
+
+
+def test_there_is_no_third_try(emulator, create):
+    emulator.fresh_failures = 9
+
+    outcome = create(*SET_UP)
+
+    assert outcome.code == 1
+    assert len(emulator.clusters) == 2
+    assert "insufficient EC2 permissions; EMR's policy allows only" in outcome.last_line
+
+
+def test_without_new_roles_nothing_is_waited_for_and_nothing_tried_again(account, create):
+    account.failures_left = 1
+
+    outcome = create("--create-roles")
+
+    assert outcome.code == 1
+    assert "roles SparkifyEmrServiceRole and SparkifyEmrNodeRole are up to date" in outcome.err
+    assert len(account.clusters) == 1
+    assert "waiting until EMR sees" not in outcome.err
+
+
+def test_a_cluster_that_fails_for_another_reason_is_not_tried_again(emulator, create):
+    emulator.vcpu_quota = 64
+    emulator.next_cluster = ClusterPlan(failure="VALIDATION_ERROR", message="no free addresses")
+
+    assert create(*SET_UP).code == 1
+    assert len(emulator.clusters) == 1
+
+
+def test_a_permission_that_is_missing_is_not_taken_for_a_new_profile(account, create):
+    message = "not authorized to perform: iam:PassRole on role/SparkifyEmrNodeRole"
+    account.refuse(
+        "elasticmapreduce", "AccessDeniedException", message, operation="RunJobFlow", times=99
+    )
+
+    outcome = create("--create-roles")
+
+    assert f"not allowed to RunJobFlow: {message}" in outcome.last_line
+    assert account.operations().count("RunJobFlow") == 1
+
+
+def test_a_profile_that_somebody_has_just_made_is_said_to_need_a_minute(account, create):
+    message = "Failed to authorize instance profile SparkifyEmrNodeRole"
+    account.refuse("elasticmapreduce", "AccessDeniedException", message, operation="RunJobFlow")
+
+    assert create().last_line == (
+        f"iac_create.py: error: {message}: if it is new, run the same command again in a minute"
+    )
+
+
+def test_the_set_up_flags_work_while_a_cluster_is_there(account, create, config, session):
+    cluster_id = create().out
+    config.write_text(config.read_text().replace("output = output", "output = s3://new-lake/lake"))
+    untag_network(session)
+
+    outcome = create(*SET_UP)
+
+    assert (outcome.code, outcome.out) == (0, cluster_id)
+    assert outcome.err.startswith(
+        "created bucket new-lake\n"
+        "roles SparkifyEmrServiceRole and SparkifyEmrNodeRole are up to date\ntagged subnet-"
+    )
+    policy = session.client("iam").get_role_policy(
+        RoleName="SparkifyEmrNodeRole", PolicyName="sparkify-us-west-2"
+    )
+    assert "arn:aws:s3:::new-lake/lake/*" in json.dumps(policy["PolicyDocument"])
+
+
+ELSEWHERE = (
+    "--region",
+    "eu-central-1",
+    "--code-uri",
+    "s3://eu-bucket/code",
+    "--log-uri",
+    "s3://eu-bucket/logs",
+)
+
+
+def test_a_second_region_needs_the_flags_and_leaves_the_first_lake_writable(
+    account, create, session
+):
+    outcome = create(*SET_UP, *ELSEWHERE)
+
+    assert outcome.code == 0, outcome.err
+    iam = session.client("iam")
+    names = iam.list_role_policies(RoleName="SparkifyEmrNodeRole")["PolicyNames"]
+    assert names == ["sparkify-us-west-2", "sparkify-eu-central-1"]
+
+
+def trust_only(session, region):
+    """Let EMR's role be as an earlier version of the scripts made it."""
+    iam = session.client("iam")
+    role = iam.get_role(RoleName="SparkifyEmrServiceRole")["Role"]
+    trust = json.dumps(role["AssumeRolePolicyDocument"]).replace("reduce:*", f"reduce:{region}")
+    iam.update_assume_role_policy(RoleName="SparkifyEmrServiceRole", PolicyDocument=trust)
+
+
+def test_a_role_that_trusts_emr_in_another_region_only_is_reported_and_brought_up_to_date(
+    account, create, session
+):
+    trust_only(session, "eu-west-1")
+
+    outcome = create()
+    assert (outcome.code, outcome.err) == (
+        1,
+        "iac_create.py: error: EMR may not assume SparkifyEmrServiceRole in us-west-2: its trust"
+        " policy names another region: add --create-roles, which brings it up to date\n",
+    )
+
+    assert create("--create-roles").code == 0
+
+
+@pytest.mark.parametrize(
+    ("source", "trusted"),
+    [
+        ("arn:aws:elasticmapreduce:us-west-2:1:*", True),
+        ("arn:aws:elasticmapreduce:us-*:1:*", True),
+        (["arn:aws:elasticmapreduce:eu-west-1:1:*", "arn:aws:elasticmapreduce:*:1:*"], True),
+        ("*", True),
+        ([], True),
+        ("arn:aws:elasticmapreduce:eu-west-1:1:*", False),
+    ],
+)
+def test_which_trust_policies_admit_emr_in_a_region(source, trusted):
+    statement = {"Condition": {"ArnLike": {"aws:SourceArn": source}}}
+
+    assert trusts_region({"Statement": [statement]}, "us-west-2") is trusted
+
+
+def test_security_groups_that_an_older_emr_has_left_are_reported_and_tagged(
+    account, create, session
+):
+    ec2 = session.client("ec2")
+    vpc = ec2.describe_vpcs()["Vpcs"][0]["VpcId"]
+    names = ("ElasticMapReduce-master", "ElasticMapReduce-slave")
+    made = [
+        ec2.create_security_group(GroupName=name, Description="old", VpcId=vpc) for name in names
+    ]
+    ids = ", ".join(group["GroupId"] for group in made)
+
+    outcome = create()
+    assert (outcome.code, len(account.clusters)) == (1, 0)
+    assert f"managed-policies = true, and {ids} lack it: add --tag-network" in outcome.err
+
+    outcome = create("--tag-network")
+    assert (outcome.code, outcome.err.partition("\n")[0]) == (0, f"tagged {ids}")
+
+
+@pytest.mark.parametrize(
+    ("quota", "more"), [(5, ""), (11, ", or set core_count = 1 (8 vCPUs)"), (12, None)]
+)
+def test_the_vcpu_quota_is_asked_for_before_the_cluster_is(account, create, quota, more):
+    account.vcpu_quota = quota
+
+    outcome = create("--no-wait")
+
+    assert len(account.clusters) == (more is None)
+    if more is not None:
+        assert outcome.last_line == (
+            f"iac_create.py: error: the cluster needs 12 vCPUs, and this account may run {quota} in"
+            " us-west-2: ask AWS for more at https://us-west-2.console.aws.amazon.com/servicequotas/"
+            f"home/services/ec2/quotas/L-1216C47A{more}"
+        )
+
+
+def test_a_quota_that_may_not_be_asked_for_is_no_reason_to_stop(account, create):
+    account.refuse("servicequotas", "AccessDeniedException", "no")
+
+    assert create("--no-wait").code == 0
+
+
+def test_only_on_demand_nodes_of_the_standard_families_count_for_the_quota():
+    config = dataclasses.replace(
+        load_emr_config(DL_CFG, environ={}),
+        core_types=("m5.2xlarge", "m5.xlarge"),
+        task_types=("p3.2xlarge",),
+        task_count=3,
+    )
+    vcpus = {"m5.xlarge": 4, "m5.2xlarge": 8, "p3.2xlarge": 8}
+
+    assert count_vcpus(config, vcpus) == 4 + 2 * 4
+    assert count_vcpus(dataclasses.replace(config, spot=("core",)), vcpus) == 4
+
+
+def test_spot_nodes_get_the_role_that_ec2_wants_for_them(account, create):
+    spot = ("--task-count", "1", "--spot", "task")
+    assert create(*spot).last_line == (
+        "iac_create.py: error: there is no role AWSServiceRoleForEC2Spot, which spot nodes need:"
+        " add --create-roles"
+    )
+
+    outcome = create(*spot, "--create-roles")
+
+    assert outcome.code == 0
+    assert outcome.err.startswith("created role AWSServiceRoleForEC2Spot\n")
+
+
+REASONS = [
+    ("Service role arn:aws:iam::1:role/x has insufficient EC2 permissions", "--tag-network"),
+    ("EMR service role arn:aws:iam::1:role/x is invalid", "--create-roles"),
+    ("The requested instance profile is not associated with a role", "--create-roles"),
+    ("more vCPU capacity than your current vCPU limit of 5 allows", "set core_count = 1"),
+    ("The type is not supported in the requested availability zone.", "a subnet in another zone"),
+    ("Amazon EC2 has insufficient capacity for instance type m5.xlarge", "several types"),
+    ("security group sg-1 violates Block Public Access", "remove its rules for 0.0.0.0/0"),
+    ("no permission to create the service-linked role for EC2 Spot Instances.", "spot set"),
+    ("Service-linked role 'AWSServiceRoleForEMRCleanup' is required", "--create-roles"),
+    ("The subnet subnet-1 does not have enough free addresses", "a subnet with free addresses"),
+    ("Cannot find route to InternetGateway in main RouteTable", "a route to the internet"),
+    ("The specified key pair does not exist", "a key pair of this region"),
+]
+
+
+@pytest.mark.parametrize(("reason", "cure"), REASONS)
+def test_each_known_reason_not_to_start_has_its_cure(account, create, reason, cure):
+    account.next_cluster = ClusterPlan(failure="VALIDATION_ERROR", message=reason)
+
+    line = create().last_line
+
+    assert f"VALIDATION_ERROR: {reason}; " in line
+    assert cure in line.partition(reason)[2]
+
+
+def test_an_end_that_the_user_asked_for_needs_no_cure():
+    assert find_cure("USER_REQUEST: Terminated by user request of a quota role") == ""
+
+
 # The price.
 
 
 def test_prices_are_taken_from_dl_cfg_where_awss_list_may_not_be_asked(account, create, config):
     account.refuse("pricing", "AccessDeniedException", "no", times=99)
-    text = config.read_text().replace("[prices]", "[prices]\nm5.xlarge = 0.5", 1)
+    text = config.read_text().replace("m5.xlarge = 0.24", "m5.xlarge = 0.5", 1)
     config.write_text(text)
 
     assert "price per hour: at most $1.50 for 3 nodes" in create("--no-wait").err
 
 
+def test_the_default_clusters_price_is_known_without_awss_list(account, create):
+    account.refuse("pricing", "AccessDeniedException", "no", times=99)
+
+    assert "price per hour: at most $0.72 for 3 nodes" in create("--no-wait").err
+
+
 def test_a_price_that_nobody_names_is_unknown_and_no_reason_to_stop(account, create):
     account.refuse("pricing", "AccessDeniedException", "no", times=99)
 
-    outcome = create("--no-wait")
+    outcome = create("--no-wait", "--core-types", "r5.xlarge")
 
     assert outcome.code == 0
-    assert "price per hour: unknown; add m5.xlarge to [prices] in dl.cfg\n" in outcome.err
+    assert "price per hour: unknown; add r5.xlarge to [prices] in dl.cfg\n" in outcome.err
 
 
 def test_the_price_is_that_of_the_most_expensive_types_and_of_the_most_nodes(account, create):
@@ -566,8 +838,8 @@ def test_where_the_list_may_not_be_asked_it_is_not_asked_again(account, session)
 @pytest.mark.parametrize(
     ("failure", "message"),
     [
-        ("VALIDATION_ERROR", "The requested instance profile is not associated with a role"),
-        ("INSTANCE_FLEET_TIMEOUT", "Failed to provision instance fleet CORE"),
+        ("VALIDATION_ERROR", "The unknown has happened"),
+        ("INTERNAL_ERROR", "Failed to start the job flow due to an internal error"),
     ],
 )
 def test_a_cluster_that_does_not_start_is_reported_with_emrs_reason(

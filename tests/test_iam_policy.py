@@ -1,4 +1,4 @@
-"""aws/iam-policy.json holds what the laptop scripts call; and no secret leaves the laptop."""
+"""The two policies hold what the laptop scripts call; and no secret leaves the laptop."""
 
 from __future__ import annotations
 
@@ -22,8 +22,10 @@ from tests.aws_fixtures import BUCKET
 from tests.emr_emulator import ClusterPlan, StepPlan
 
 ROOT = DL_CFG.parent
-POLICY = json.loads((ROOT / "aws" / "iam-policy.json").read_text())
-PREFIX = {"emr": "elasticmapreduce"}
+DAILY = json.loads((ROOT / "aws" / "iam-policy.json").read_text())
+SET_UP = json.loads((ROOT / "aws" / "iam-policy-set-up.json").read_text())
+SET_UP_MODULES = ("set_up.py",)  # what they call on top needs the policy for the set-up
+PREFIX = {"emr": "elasticmapreduce", "service-quotas": "servicequotas"}
 # Operations whose action has another name, or that need none.
 ACTIONS = {
     "s3:HeadBucket": "s3:ListBucket",
@@ -40,13 +42,16 @@ IMPLIED = {
     "elasticmapreduce:PutAutoTerminationPolicy": "RunJobFlow with AutoTerminationPolicy",
     "elasticmapreduce:PutManagedScalingPolicy": "RunJobFlow with ManagedScalingPolicy",
     "iam:PassRole": "RunJobFlow with roles",
-    "iam:CreateServiceLinkedRole": "the first RunJobFlow of an account",
     "redshift-serverless:GetCredentials": "a statement for a workgroup",
     "redshift:GetClusterCredentials": "a statement for a cluster, as another user",
     "redshift:GetClusterCredentialsWithIAM": "a statement for a cluster, as this user",
 }
-SERVICES = ("emr", "s3", "iam", "ec2", "sts", "pricing", "glue", "redshift-data")
-NAMES = {"data": "redshift-data"}  # of clients that are not named for their service
+SERVICES = (
+    *("emr", "s3", "iam", "ec2", "sts", "pricing", "glue"),
+    *("redshift-data", "service-quotas"),
+)
+# Of clients that are not named for their service.
+NAMES = {"data": "redshift-data", "quotas": "service-quotas"}
 CODES = [1, 0, 0, 0, 1, 0, 1]  # of the tour: the network lacks its tag, a step fails, a cluster too
 PATHS = ("--song-data", f"s3://{BUCKET}/song_data", "--log-data", f"s3://{BUCKET}/log_data")
 JOB = ("--", *PATHS, "--output", f"s3://{BUCKET}/lake")
@@ -60,17 +65,20 @@ def as_list(value):
     return value if isinstance(value, list) else [value]
 
 
-def allowed():
-    return {name for statement in POLICY["Statement"] for name in as_list(statement["Action"])}
+def allowed(*policies):
+    """The actions that the policies allow; without any, those of both."""
+    statements = [one for policy in policies or (DAILY, SET_UP) for one in policy["Statement"]]
+    return {name for statement in statements for name in as_list(statement["Action"])}
 
 
 # What the code calls: every method of a client, by the name that the client has everywhere.
 
 
-def modules():
-    """The syntax trees of all that runs on the laptop."""
+def modules(set_up):
+    """The syntax trees of what runs on the laptop: of the set-up, or of all the rest."""
     paths = [*ROOT.glob("iac_*.py"), ROOT / "get_cluster_status.py", *ROOT.glob("aws/*.py")]
-    return [ast.parse(path.read_text()) for path in paths]
+    chosen = [path for path in paths if (path.name in SET_UP_MODULES) == set_up]
+    return [ast.parse(path.read_text()) for path in chosen]
 
 
 def service_of(node):
@@ -93,12 +101,12 @@ def methods_called(tree):
             yield service_of(node.func.value), ast.literal_eval(node.args[0])
 
 
-def actions_in_the_code():
+def actions_in_the_code(set_up):
     session = boto3.Session(region_name="us-west-2")
     clients = {name: session.client(name) for name in SERVICES}
     operations = {
         f"{PREFIX.get(service, service)}:{clients[service].meta.method_to_api_mapping[method]}"
-        for tree in modules()
+        for tree in modules(set_up)
         for service, method in methods_called(tree)
         if method in clients[service].meta.method_to_api_mapping
     }
@@ -106,18 +114,23 @@ def actions_in_the_code():
 
 
 def test_the_policy_lacks_nothing_and_holds_nothing_superfluous():
-    assert allowed() == actions_in_the_code() | set(IMPLIED)
+    assert allowed(DAILY) == actions_in_the_code(set_up=False) | set(IMPLIED)
 
 
-def test_the_policy_names_each_action_once_and_no_star():
-    names = [name for statement in POLICY["Statement"] for name in as_list(statement["Action"])]
+def test_the_policy_for_the_set_up_holds_what_that_needs_on_top():
+    assert allowed(SET_UP) == actions_in_the_code(set_up=True) - allowed(DAILY)
+
+
+@pytest.mark.parametrize("policy", [DAILY, SET_UP], ids=["daily", "set-up"])
+def test_a_policy_names_each_action_once_and_no_star(policy):
+    names = [name for statement in policy["Statement"] for name in as_list(statement["Action"])]
 
     assert len(names) == len(set(names))
     assert not any("*" in name for name in names)
 
 
 def test_only_clusters_with_the_projects_tag_can_be_made_used_and_ended():
-    statements = {statement["Sid"]: statement for statement in POLICY["Statement"]}
+    statements = {statement["Sid"]: statement for statement in DAILY["Statement"]}
     key, value = PROJECT_TAG
 
     assert statements["AskForTaggedClusters"]["Condition"] == {
@@ -160,7 +173,7 @@ def tour(run, account):
     """All four scripts, with success and with failures."""
     outcomes = [
         run(iac_create.main, "--create-bucket", "--create-roles"),
-        run(iac_create.main, "--tag-network"),
+        run(iac_create.main, "--create-roles", "--tag-network"),
         run(iac_submit_etl.main, *JOB),
         run(get_cluster_status.main),
     ]
@@ -185,6 +198,22 @@ def test_what_the_scripts_really_send_is_allowed(run, emulator, called):
     # All but what only Ctrl-C asks for was really sent; Glue and Redshift have tests of their own.
     rest = {name for name in allowed() - sent if not name.startswith(("glue:", "redshift-data:"))}
     assert rest - set(IMPLIED) == {"elasticmapreduce:CancelSteps"}
+
+
+def test_daily_use_needs_the_policy_for_daily_use_only(run, account, called):
+    run(iac_create.main)  # makes the security configuration, once
+    run(iac_terminate.main, "--yes")
+    called.clear()
+
+    outcomes = [
+        run(iac_create.main),
+        run(iac_submit_etl.main, *JOB),
+        run(get_cluster_status.main),
+        run(iac_terminate.main, "--yes"),
+    ]
+
+    assert [outcome.code for outcome in outcomes] == [0, 0, 0, 0], outcomes
+    assert {action(operation) for operation in called} - {None} <= allowed(DAILY)
 
 
 # Secrets.

@@ -122,6 +122,13 @@ def test_the_default_cluster_is_this_request():
     }
 
 
+def test_a_cluster_that_ends_after_its_steps_needs_no_idle_timeout():
+    kept, ended = (build_cluster_request(config(), ends_after_steps=ends) for ends in (False, True))
+
+    assert ended["Instances"] == {**kept["Instances"], "KeepJobFlowAliveWhenNoSteps": False}
+    assert kept.keys() - ended.keys() == {"AutoTerminationPolicy"}
+
+
 def test_every_setting_of_dl_cfg_reaches_the_request():
     assert build_cluster_request(config(**EVERYTHING)) == {
         "Name": "other",
@@ -292,8 +299,8 @@ def test_local_paths_of_the_job_give_nodes_no_rights():
     assert "output" not in policy
 
 
-def test_emr_may_take_on_its_role_for_this_account_and_region_only():
-    assert build_service_trust("aws-cn", "cn-north-1", "123456789012") == {
+def test_emr_may_take_on_its_role_for_this_account_only_in_each_region():
+    assert build_service_trust("aws-cn", "123456789012") == {
         "Version": "2012-10-17",
         "Statement": [
             {
@@ -302,9 +309,7 @@ def test_emr_may_take_on_its_role_for_this_account_and_region_only():
                 "Action": "sts:AssumeRole",
                 "Condition": {
                     "StringEquals": {"aws:SourceAccount": "123456789012"},
-                    "ArnLike": {
-                        "aws:SourceArn": "arn:aws-cn:elasticmapreduce:cn-north-1:123456789012:*"
-                    },
+                    "ArnLike": {"aws:SourceArn": "arn:aws-cn:elasticmapreduce:*:123456789012:*"},
                 },
             }
         ],
