@@ -10,6 +10,7 @@ import dataclasses
 import json
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from aws.console import make_result_console, warn
 from aws.prices import PriceList
@@ -22,8 +23,18 @@ from aws.session import (
     read_common_options,
     run_script,
 )
-from aws.status import Scope, fetch_statuses, render_clusters, watch_clusters
+from aws.status import (
+    ClusterStatus,
+    Scope,
+    describe_last_cluster,
+    fetch_statuses,
+    render_clusters,
+    watch_clusters,
+)
 from lake.exit_codes import ExitCode
+
+if TYPE_CHECKING:
+    from mypy_boto3_emr import EMRClient
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,11 +79,24 @@ def show_status(argv: Sequence[str] | None) -> ExitCode:
         print(json.dumps([cluster.as_dict() for cluster in clusters], indent=2))
     else:
         console.print(render_clusters(clusters, scope, console))
+        show_last_cluster(emr, scope, clusters)
+    warn_of_forgotten(clusters)
+    return ExitCode.DONE
+
+
+def show_last_cluster(emr: EMRClient, scope: Scope, clusters: Sequence[ClusterStatus]) -> None:
+    """Print why the last cluster ended, where the project has no active one."""
+    last = "" if clusters or scope.every_cluster else describe_last_cluster(emr, scope)
+    if last:
+        print(last)
+
+
+def warn_of_forgotten(clusters: Sequence[ClusterStatus]) -> None:
+    """Warn of each cluster that looks forgotten, with the command that ends it."""
     for cluster in clusters:
         if cluster.warning:
             end = f"iac_terminate.py --cluster-id {cluster.id}"
             warn(f"{cluster.id} looks forgotten: {cluster.warning}; end it with {end}")
-    return ExitCode.DONE
 
 
 def parse_args(argv: Sequence[str] | None) -> StatusOptions:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -60,6 +61,17 @@ def find_cluster(emr: EMRClient, name: str) -> ClusterTypeDef | None:
             "end all but one with iac_terminate.py --cluster-id"
         )
     return clusters[0] if clusters else None
+
+
+def find_last_ended(emr: EMRClient, name: str, since: dt.datetime) -> ClusterTypeDef | None:
+    """The project's newest ended cluster of this name that was made since then, or None."""
+    pages = emr.get_paginator("list_clusters").paginate(ClusterStates=ENDED, CreatedAfter=since)
+    named = [found for page in pages for found in page["Clusters"] if found["Name"] == name]
+    newest_first = sorted(
+        named, key=lambda found: found["Status"]["Timeline"]["CreationDateTime"], reverse=True
+    )
+    clusters = (fetch_cluster(emr, found["Id"]) for found in newest_first)
+    return next((cluster for cluster in clusters if is_ours(cluster)), None)
 
 
 def fetch_cluster(emr: EMRClient, cluster_id: str) -> ClusterTypeDef:

@@ -14,8 +14,16 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from aws.cluster import ACTIVE, ENDED, failure_reason, fetch_cluster, find_clusters
+from aws.cluster import (
+    ACTIVE,
+    ENDED,
+    failure_reason,
+    fetch_cluster,
+    find_clusters,
+    find_last_ended,
+)
 from aws.prices import PriceList, dollars
+from aws.refusals import explain_start
 from aws.session import Waiting, poll
 from lake.formats import duration, utc_now
 
@@ -25,6 +33,7 @@ if TYPE_CHECKING:
 
 LONG_SECONDS = 12 * 3600  # longer than any run of this job takes
 IDLE_SECONDS = 30 * 60
+RECENT = dt.timedelta(days=7)  # how old the last cluster may be to be shown
 COLOURS = {"FAILED": "red", "INTERRUPTED": "red", "TERMINATED_WITH_ERRORS": "red"}
 
 
@@ -55,6 +64,7 @@ class ClusterStatus:
     dollars_an_hour: float | None
     dollars_so_far: float | None
     steps: Sequence[StepStatus]
+    ends_after_steps: bool = False
 
     @property
     def ends_in(self) -> float | None:
@@ -68,7 +78,7 @@ class ClusterStatus:
         """Why this cluster looks forgotten, or nothing."""
         if self.state not in ACTIVE:
             return ""
-        if self.idle_timeout is None:
+        if self.idle_timeout is None and not self.ends_after_steps:
             return "it has no idle timeout and runs until somebody ends it"
         if self.idle is not None and self.idle > IDLE_SECONDS:
             return f"it has been idle for {duration(self.idle)}"
@@ -132,6 +142,18 @@ def fetch_statuses(emr: EMRClient, price_list: PriceList, scope: Scope) -> list[
     return [fetch_status(emr, price_list, cluster, scope.steps) for cluster in clusters]
 
 
+def describe_last_cluster(emr: EMRClient, scope: Scope) -> str:
+    """When and why the last cluster ended, in one line; empty if there was none in a week."""
+    now = utc_now()
+    cluster = find_last_ended(emr, scope.name, now - RECENT)
+    if cluster is None:
+        return ""
+    status = cluster["Status"]
+    ago = duration((now - status["Timeline"].get("EndDateTime", now)).total_seconds())
+    reason = explain_start(status)
+    return f"the last one, {cluster['Id']}, ended {ago} ago, {status['State']}: {reason}"
+
+
 def fetch_status(
     emr: EMRClient, price_list: PriceList, cluster: ClusterTypeDef, last: int
 ) -> ClusterStatus:
@@ -186,6 +208,7 @@ def build_status(
         dollars_an_hour=total_cost(nodes, prices),
         dollars_so_far=total_cost(hours, prices),
         steps=[build_step_status(step, now) for step in answers.steps],
+        ends_after_steps=cluster.get("AutoTerminate", False),
     )
 
 
@@ -261,7 +284,6 @@ def build_panel(cluster: ClusterStatus) -> Panel:
 def build_rows(cluster: ClusterStatus) -> list[tuple[str, str]]:
     """What is shown of a cluster, line by line: a label and a value."""
     nodes = " + ".join(f"{count} {kind}" for kind, count in sorted(cluster.nodes.items()))
-    hourly, so_far = dollars(cluster.dollars_an_hour), dollars(cluster.dollars_so_far)
     lines = [
         ("cluster", f"{cluster.name} {cluster.id}"),
         ("state", f"{cluster.state} {cluster.reason}".strip()),
@@ -269,9 +291,17 @@ def build_rows(cluster: ClusterStatus) -> list[tuple[str, str]]:
         ("idle", "no" if cluster.idle is None else duration(cluster.idle)),
         ("ends itself", describe_end(cluster)),
         ("nodes", nodes or "none"),
-        ("cost", f"at most {hourly} an hour, {so_far} so far, without disks and traffic"),
+        ("cost", describe_cost(cluster)),
     ]
     return lines + [(f"step {step.id}", describe_step(step)) for step in cluster.steps]
+
+
+def describe_cost(cluster: ClusterStatus) -> str:
+    """What the cluster costs, or how to have it shown."""
+    if cluster.dollars_an_hour is None:
+        return f"unknown: add {', '.join(sorted(cluster.nodes))} to [prices] in dl.cfg"
+    hourly, so_far = dollars(cluster.dollars_an_hour), dollars(cluster.dollars_so_far)
+    return f"at most {hourly} an hour, {so_far} so far, without disks and traffic"
 
 
 def describe_end(cluster: ClusterStatus) -> str:
@@ -279,7 +309,7 @@ def describe_end(cluster: ClusterStatus) -> str:
     if cluster.state not in ACTIVE:
         return "now" if cluster.state == "TERMINATING" else "it has ended"
     if cluster.idle_timeout is None:
-        return "never"
+        return "after its last step" if cluster.ends_after_steps else "never"
     if cluster.ends_in is None:
         return f"{duration(cluster.idle_timeout)} after its last step"
     return f"in {duration(cluster.ends_in)} unless a step is added"

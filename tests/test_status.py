@@ -99,6 +99,55 @@ def test_no_cluster_is_no_error(status, account):
     assert (outcome.code, outcome.out) == (0, "no active cluster named sparkify in us-west-2\n")
 
 
+def test_without_a_cluster_the_last_one_is_shown_with_why_it_ended(status, cluster, account):
+    account.end_cluster(cluster.id, "VALIDATION_ERROR", "the vCPU limit is 5")
+    cluster.timeline["EndDateTime"] = NOW.timestamp() - 180
+
+    outcome = status()
+
+    assert (outcome.code, outcome.out) == (
+        0,
+        "no active cluster named sparkify in us-west-2\n"
+        f"the last one, {cluster.id}, ended 3 min 0 s ago, TERMINATED_WITH_ERRORS:"
+        " VALIDATION_ERROR: the vCPU limit is 5; set core_count = 1 in [emr], or ask AWS for a"
+        " higher quota: L-1216C47A of EC2\n",
+    )
+    assert json.loads(status("--json").out) == []
+    assert "the last one" not in status("--all").out
+
+
+def test_of_several_ended_clusters_the_newest_of_the_project_is_the_last(
+    status, cluster, account, run
+):
+    for name in ("sparkify", "other", "sparkify"):
+        account.end_cluster(list(account.clusters)[-1], "USER_REQUEST", "over")
+        run(iac_create.main, "--no-wait", "--cluster-name", name)
+    newest, alien = list(account.clusters.values())[1], list(account.clusters.values())[3]
+    account.end_cluster(alien.id, "USER_REQUEST", "over")
+    alien.request.pop("Tags")
+    age(cluster, 60)
+    age(newest, 50)
+
+    assert f"the last one, {newest.id}, ended " in status().out
+
+
+def test_a_cluster_that_ended_more_than_a_week_ago_is_no_news(status, cluster, account):
+    account.end_cluster(cluster.id, "INTERNAL_ERROR", "over")
+    age(cluster, 8 * 24 * HOUR)
+
+    assert status().out == "no active cluster named sparkify in us-west-2\n"
+
+
+def test_a_cluster_that_ends_after_its_steps_is_not_forgotten(status, cluster):
+    cluster.request["Instances"]["KeepJobFlowAliveWhenNoSteps"] = False
+    cluster.policy = None
+
+    outcome = status()
+
+    assert "ends itself           after its last step\n" in outcome.out
+    assert outcome.err == ""
+
+
 def test_the_last_steps_are_shown_newest_first_with_duration_and_reason(
     status, cluster, session, account
 ):
@@ -184,8 +233,10 @@ def test_json_of_nothing_is_an_empty_list(status, account):
 
 def test_a_price_that_nobody_names_is_unknown(status, cluster, account):
     account.refuse("pricing", "AccessDeniedException", "no", times=99)
+    for fleet in cluster.request["Instances"]["InstanceFleets"]:
+        fleet["InstanceTypeConfigs"][0]["InstanceType"] = "r5.xlarge"
 
-    assert "at most unknown an hour, unknown so far" in status().out
+    assert "cost                  unknown: add r5.xlarge to [prices] in dl.cfg\n" in status().out
     assert json.loads(status("--json").out)[0]["dollars_an_hour"] is None
 
 
