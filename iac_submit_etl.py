@@ -48,12 +48,13 @@ from aws.steps import (
     add_step,
     build_step,
     cancel,
+    describe_cluster_end,
     end_unused_cluster,
     explain_end,
     follow,
     judge,
 )
-from configs import ConfigError, load_etl_config
+from configs import ConfigError
 from lake.exit_codes import ExitCode
 
 if TYPE_CHECKING:
@@ -177,9 +178,11 @@ def prepare_step(
     say(f"uploaded {new} of {len(code.files)} files to {code.uri}")
     if cluster:
         return cluster["Id"], False
-    etl = load_etl_config(options.common.config)
+    etl = load_job_config(options.common.config, options.job_args)
     # The step waits for the cluster, so nothing else has to.
-    creation = CreateOptions(options.waiting(None), wait=False)
+    creation = CreateOptions(
+        options.waiting(None), wait=False, ends_after_steps=options.terminate_after
+    )
     return find_or_create(session, config, etl, creation), True
 
 
@@ -216,7 +219,7 @@ def follow_and_report(session: boto3.Session, added: AddedStep, options: SubmitO
     except (*AWS_ERRORS, KeyboardInterrupt) as error:
         stopped = isinstance(error, KeyboardInterrupt)
         reason = "stopped" if stopped else explain_error(error)
-        say(f"{reason}; step {added.id} goes on: run the same command again to follow it")
+        say_what_goes_on(added, reason, options)
         code = ExitCode.CTRL_C if stopped else ExitCode.STILL_RUNNING
         return print_outcome(added, "RUNNING", code, options)
     code = judge(step, cluster)
@@ -230,6 +233,16 @@ def follow_and_report(session: boto3.Session, added: AddedStep, options: SubmitO
     if code == ExitCode.DONE and options.catalog:
         register_tables(session, options)
     return code
+
+
+def say_what_goes_on(added: AddedStep, reason: str, options: SubmitOptions) -> None:
+    """Print that the step goes on, and what becomes of --terminate-after."""
+    if options.terminate_after:
+        try:
+            say(describe_cluster_end(added.emr, added.cluster_id))
+        except AWS_ERRORS:  # such as an expired token
+            say(f"{added.cluster_id} may go on after the step: see get_cluster_status.py later")
+    say(f"{reason}; step {added.id} goes on: run the same command again to follow it")
 
 
 def follow_or_cancel(added: AddedStep, options: SubmitOptions) -> Snapshot:
@@ -270,6 +283,7 @@ def print_outcome(
         "outcome": code.name,
         "cause": list(cause.lines) if cause else None,
         "log": cause.log if cause else None,
+        "next": cause.cure if cause else None,
     }
     plain = f"{added.cluster_id} {added.id} {state}"
     print(json.dumps(outcome, indent=2) if options.json else plain)

@@ -21,6 +21,7 @@ from aws.cluster import (
 from aws.code import MODULES, SCRIPT
 from aws.console import Progress, say, warn
 from aws.logs import Cause, await_cause, show_bootstrap_log, show_cause
+from aws.refusals import explain_start
 from aws.session import POLL_SECONDS, AwsError, Waiting, ask_once, make_once_client, poll
 from lake.exit_codes import ExitCode
 from lake.formats import duration, utc_now
@@ -200,8 +201,10 @@ def describe_step_progress(step: StepSummaryTypeDef, cluster: ClusterTypeDef) ->
 
 def judge(step: StepSummaryTypeDef, cluster: ClusterTypeDef) -> ExitCode:
     """The exit code for the end of a step."""
-    state = step["Status"]["State"]
-    if state != "COMPLETED" and cluster["Status"]["State"] not in ACTIVE:
+    state, status = step["Status"]["State"], cluster["Status"]
+    # A cluster that was made for this step ends after it, however the step ended.
+    after_steps = status.get("StateChangeReason", {}).get("Code") == "ALL_STEPS_COMPLETED"
+    if state != "COMPLETED" and status["State"] not in ACTIVE and not after_steps:
         return ExitCode.CLUSTER_DIED
     return ENDS[state]
 
@@ -212,7 +215,7 @@ def explain_end(
     """Print why a step did not complete, and return the cause if the logs name it in time."""
     code = judge(step, cluster)
     if code == ExitCode.CLUSTER_DIED:
-        reason = failure_reason(cluster["Status"])
+        reason = explain_start(cluster["Status"])
         say(f"cluster {cluster['Id']} is {cluster['Status']['State']}: {reason}")
         if "BOOTSTRAP_FAILURE" in reason:
             show_bootstrap_log(s3, cluster, waiting.poll_seconds)
@@ -244,6 +247,19 @@ def cancel(added: AddedStep, *, stop_job: bool) -> None:
     if stop and step["Status"]["State"] == "RUNNING" and stop_job:
         ids = added.emr.add_job_flow_steps(JobFlowId=added.cluster_id, Steps=[stop])["StepIds"]
         say(f"added step {ids[0]}, which stops the job itself on YARN")
+
+
+def describe_cluster_end(emr: EMRClient, cluster_id: str) -> str:
+    """What becomes of the cluster when nobody waits for its step any more."""
+    if fetch_cluster(emr, cluster_id).get("AutoTerminate"):
+        return f"{cluster_id} ends itself after its step"
+    policy = emr.get_auto_termination_policy(ClusterId=cluster_id).get("AutoTerminationPolicy", {})
+    seconds = policy.get("IdleTimeout")
+    when = f"{duration(seconds)} after its last step" if seconds else "never"
+    return (
+        f"{cluster_id} is not ended after the step, it ends itself {when}:"
+        " iac_terminate.py ends it now"
+    )
 
 
 def end_unused_cluster(emr: EMRClient, cluster_id: str, waiting: Waiting) -> None:

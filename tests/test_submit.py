@@ -465,6 +465,10 @@ def test_when_following_fails_the_step_is_said_to_go_on(submit, emulator, cluste
     monkeypatch.setattr(iac_submit_etl, "add_step", expire_after)
     outcome = submit("--terminate-after")
     assert outcome.code == ExitCode.STILL_RUNNING
+    assert (
+        f"{cluster} is not ended after the step, it ends itself 1 h 0 min after its last step:"
+        " iac_terminate.py ends it now\n"
+    ) in outcome.err
     assert "the session token has expired" in outcome.last_line
     assert "goes on: run the same command again to follow it" in outcome.last_line
     assert emulator.clusters[cluster].state in ACTIVE
@@ -599,6 +603,70 @@ def test_terminate_after_does_not_end_the_work_of_others(submit, emulator, clust
     assert outcome.code == ExitCode.DONE
     assert f"{cluster} is not ended, it has other steps: {other_id}" in outcome.err
     assert emulator.clusters[cluster].state == "RUNNING"
+
+
+def test_a_cluster_that_is_made_for_the_step_ends_whatever_happens_to_the_laptop(submit, account):
+    account.next_step = StepPlan(running=10**6)
+    outcome = submit("--create", "--terminate-after", "--timeout", "0")
+    ((cluster_id, cluster),) = account.clusters.items()
+    assert outcome.code == ExitCode.STILL_RUNNING
+    assert "after its step the cluster ends itself\n" in outcome.err
+    assert f"{cluster_id} ends itself after its step\n" in outcome.err
+    assert cluster.request["Instances"]["KeepJobFlowAliveWhenNoSteps"] is False
+    assert "AutoTerminationPolicy" not in cluster.request
+    cluster.steps[0].plan = StepPlan(running=0)
+    account.advance(9)
+    assert cluster.state == "TERMINATED"
+
+
+@pytest.mark.usefixtures("account")
+def test_what_becomes_of_the_cluster_may_be_unknown(submit, emulator, monkeypatch):
+    emulator.next_step = StepPlan(running=10**6)
+
+    def expire(added, waiting):
+        emulator.refuse("elasticmapreduce", "ExpiredTokenException", times=9)
+        return look(added)
+
+    monkeypatch.setattr(iac_submit_etl, "follow", expire)
+    outcome = submit("--create", "--terminate-after")
+    (cluster_id,) = emulator.clusters
+    assert f"{cluster_id} may go on after the step: see get_cluster_status.py later" in outcome.err
+
+
+def test_without_terminate_after_a_made_cluster_waits_for_more(submit, account):
+    submit("--create")
+    (cluster,) = account.clusters.values()
+    assert cluster.request["Instances"]["KeepJobFlowAliveWhenNoSteps"] is True
+    assert cluster.state == "WAITING"
+
+
+@pytest.mark.parametrize(
+    ("state", "end"), [("COMPLETED", ExitCode.DONE), ("FAILED", ExitCode.FAILED)]
+)
+def test_a_step_is_judged_by_its_own_end_where_the_cluster_ends_after_it(
+    submit, account, session, state, end
+):
+    logs = {"steps/{step}/stderr.gz": STEP_LOG, f"{DRIVER}/stdout.gz": "etl.py: error: no rows\n"}
+    account.next_step = StepPlan(outcome=state, logs=logs)
+    account.next_cluster = ClusterPlan(terminating=0)
+    outcome = submit("--create", "--terminate-after")
+    assert outcome.code == end
+    assert ("  etl.py: error: no rows" in outcome.err) == (end == ExitCode.FAILED)
+
+
+def test_the_bucket_of_the_jobs_own_arguments_is_checked_before_a_cluster_is_made(submit, account):
+    outcome = submit("--create", job=[*PATHS[:4], "--output", "s3://other-bucket/lake"])
+    assert outcome.code == ExitCode.FAILED
+    assert "there is no bucket other-bucket: add --create-bucket" in outcome.last_line
+    assert not account.clusters
+
+
+def test_a_made_cluster_that_emr_refuses_is_told_with_the_cure(submit, account):
+    reason = "Amazon EC2 has insufficient capacity for instance type m5.xlarge"
+    account.next_cluster = ClusterPlan(failure="VALIDATION_ERROR", message=reason)
+    outcome = submit("--create")
+    assert outcome.code == ExitCode.CLUSTER_DIED
+    assert f"VALIDATION_ERROR: {reason}; AWS has none of these nodes to give now" in outcome.err
 
 
 # Ctrl-C.
@@ -736,7 +804,22 @@ def test_the_cause_is_part_of_the_json(submit, emulator, cluster):
     emulator.next_step = StepPlan(outcome="FAILED", logs=logs)
     told = json.loads(submit("--json").out)
     assert told["cause"] == ["etl.py: error: no rows"]
+    assert told["next"] == "fix the cause, then run the same command again"
     assert told["log"] == f"s3://{BUCKET}/logs/{cluster}/{DRIVER}/stdout.gz"
+
+
+def test_a_driver_without_memory_is_told_with_the_size_to_try(submit, emulator, cluster):
+    line = (
+        "Current usage: 2.4 GB of 2.4 GB physical memory used, beyond the 'PHYSICAL' memory limit"
+    )
+    log = f"{STEP_LOG} exited with  exitCode: -104\n{line}\n"
+    emulator.next_step = StepPlan(outcome="FAILED", logs={"steps/{step}/stderr.gz": log})
+    outcome = submit()
+    assert outcome.err.splitlines()[-3] == f"  {line}"
+    assert outcome.last_line == (
+        'next: the driver had too little memory: add --spark-args "--conf spark.driver.memory=5g",'
+        " or name larger core_types in [emr], such as m5.2xlarge"
+    )
 
 
 def test_emrs_own_reason_and_log_are_told_first(submit, emulator, cluster):
