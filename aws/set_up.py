@@ -14,6 +14,7 @@ from aws.account import (
     find_role,
     find_untagged_network,
     profile_roles,
+    trusts_region,
 )
 from aws.console import say
 from aws.requests import (
@@ -102,7 +103,8 @@ def create_roles(session: boto3.Session, config: EmrConfig, etl: EtlConfig) -> b
     account = session.client("sts").get_caller_identity()["Account"]
     partition = session.get_partition_for_region(config.region)
     service_role, node_role = config.service_role, config.instance_profile
-    new = [create_role(iam, service_role, build_service_trust(partition, account))]
+    trust = build_service_trust(partition, account)
+    new = [create_role(iam, service_role, trust, config.region)]
     iam.attach_role_policy(
         RoleName=service_role, PolicyArn=f"arn:{partition}:iam::aws:policy/{SERVICE_POLICY}"
     )
@@ -120,11 +122,15 @@ def create_roles(session: boto3.Session, config: EmrConfig, etl: EtlConfig) -> b
     return any(new)
 
 
-def create_role(iam: IAMClient, name: str, trust: Mapping[str, Any]) -> bool:
-    """Create a role, or bring its trust policy up to date; returns whether it is new."""
+def create_role(iam: IAMClient, name: str, trust: Mapping[str, Any], region: str = "") -> bool:
+    """Create a role, or make it usable in this region as well; returns whether it is new."""
     document = json.dumps(trust)
-    if find_role(iam, name):
-        iam.update_assume_role_policy(RoleName=name, PolicyDocument=document)
+    role = find_role(iam, name)
+    if role:
+        # A trust policy that works stays as it is: the role may be one of the user's own.
+        if not trusts_region(role["AssumeRolePolicyDocument"], region):
+            iam.update_assume_role_policy(RoleName=name, PolicyDocument=document)
+            say(f"role {name} can now be used in every region")
         return False
     iam.create_role(RoleName=name, AssumeRolePolicyDocument=document)
     say(f"created role {name}")

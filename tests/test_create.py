@@ -637,7 +637,20 @@ def test_a_role_that_trusts_emr_in_another_region_only_is_reported_and_brought_u
         " policy names another region: add --create-roles, which brings it up to date\n",
     )
 
-    assert create("--create-roles").code == 0
+    outcome = create("--create-roles")
+    assert outcome.code == 0
+    assert "role SparkifyEmrServiceRole can now be used in every region\n" in outcome.err
+
+
+def test_a_role_of_the_users_own_keeps_its_trust_policy(account, create, session):
+    iam = session.client("iam")
+    trust = iam.get_role(RoleName="SparkifyEmrServiceRole")["Role"]["AssumeRolePolicyDocument"]
+    trust["Statement"][0]["Sid"] = "Mine"
+    iam.create_role(RoleName="mine", AssumeRolePolicyDocument=json.dumps(trust))
+
+    assert create("--create-roles", "--service-role", "mine").code == 0
+
+    assert iam.get_role(RoleName="mine")["Role"]["AssumeRolePolicyDocument"] == trust
 
 
 @pytest.mark.parametrize(

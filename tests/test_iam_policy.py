@@ -15,6 +15,7 @@ import iac_create
 import iac_submit_etl
 import iac_terminate
 from aws.cluster import PROJECT_TAG
+from aws.requests import build_service_trust
 from aws.session import make_session
 from configs import DL_CFG
 from tests.aws_fixtures import *  # noqa: F403 (fixtures)
@@ -169,10 +170,20 @@ def called(monkeypatch):
     return operations
 
 
+def trust_another_region():
+    """Let EMR's role be one that an earlier version has made in another region."""
+    trust = json.dumps(build_service_trust("aws", "123456789012"))
+    boto3.client("iam").update_assume_role_policy(
+        RoleName="SparkifyEmrServiceRole",
+        PolicyDocument=trust.replace("reduce:*", "reduce:eu-west-1"),
+    )
+
+
 def tour(run, account):
     """All four scripts, with success and with failures."""
-    outcomes = [
-        run(iac_create.main, "--create-bucket", "--create-roles"),
+    outcomes = [run(iac_create.main, "--create-bucket", "--create-roles")]
+    trust_another_region()
+    outcomes += [
         run(iac_create.main, "--create-roles", "--tag-network"),
         run(iac_submit_etl.main, *JOB),
         run(get_cluster_status.main),
