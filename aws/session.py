@@ -49,6 +49,7 @@ DENIED = {"403", "AccessDenied", "AccessDeniedException", "UnauthorizedOperation
 THROTTLED = {"RequestLimitExceeded", "SlowDown", "Throttling", "ThrottlingException"}
 UNREACHABLE = (errors.ConnectionError, errors.HTTPClientError)
 NO_CREDENTIALS = (
+    EOFError,
     errors.CredentialRetrievalError,
     errors.LoginError,
     errors.NoCredentialsError,
@@ -69,7 +70,8 @@ class StillGoingError(AwsError):
     """The script gave up waiting, and what it waited for goes on."""
 
 
-AWS_ERRORS = (AwsError, errors.BotoCoreError, errors.ClientError, Boto3Error)  # expected ones
+# The expected ones; an EOFError is that of an MFA code that is asked for again without a terminal.
+AWS_ERRORS = (AwsError, errors.BotoCoreError, errors.ClientError, Boto3Error, EOFError)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -240,7 +242,8 @@ def explain_error(error: BaseException) -> str:
     """What went wrong and what to do, in one line."""
     if isinstance(error, errors.ClientError):
         return explain_refusal(error)
-    message = " ".join(str(error).split())
+    message = explain_sign_in(error) if isinstance(error, EOFError) else str(error)
+    message = " ".join(message.split())
     if isinstance(error, errors.NoCredentialsError):
         return f"no AWS credentials found: {SIGN_IN}"
     if isinstance(error, NO_CREDENTIALS):

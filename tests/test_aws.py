@@ -116,6 +116,11 @@ def refusal(code, message="why", operation="RunJobFlow", **more):
             f'AWS cannot be reached: Read timeout on endpoint URL: "{URL}";'
             " check the region in dl.cfg and your network",
         ),
+        (
+            EOFError(),
+            "the AWS credentials cannot be used: the sign-in asks for an MFA code, and there is no"
+            f" terminal to type it in; {SIGN_IN}",
+        ),
         (AwsError("in\none line"), "in one line"),
         (S3UploadFailedError("upload failed"), "upload failed"),
     ],
@@ -137,6 +142,7 @@ def test_an_error_of_aws_is_one_line_with_its_cure(error, told):
             f"test_aws.py: error: {explain_error(errors.NoCredentialsError())}\n",
         ),
         (S3UploadFailedError("x"), 1, "test_aws.py: error: x\n"),
+        (EOFError(), 1, f"test_aws.py: error: {explain_error(EOFError())}\n"),
         (
             KeyboardInterrupt(),
             130,
