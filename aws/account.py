@@ -188,7 +188,8 @@ def find_role(iam: IAMClient, name: str) -> Mapping[str, Any] | None:
 def trusts_region(trust: Any, region: str) -> bool:  # noqa: ANN401 (boto3 parses the document)
     """Whether a trust policy admits EMR in a region; one that names no region admits all."""
     sources: list[str] = []
-    for statement in trust["Statement"]:
+    statements = trust.get("Statement", [])
+    for statement in [statements] if isinstance(statements, dict) else statements:
         named = statement.get("Condition", {}).get("ArnLike", {}).get("aws:SourceArn", [])
         sources += [named] if isinstance(named, str) else named
     regions = [(source.split(":") + ["*"] * 4)[3] for source in sources]

@@ -668,6 +668,11 @@ def test_which_trust_policies_admit_emr_in_a_region(source, trusted):
     statement = {"Condition": {"ArnLike": {"aws:SourceArn": source}}}
 
     assert trusts_region({"Statement": [statement]}, "us-west-2") is trusted
+    assert trusts_region({"Statement": statement}, "us-west-2") is trusted
+
+
+def test_an_empty_trust_policy_names_no_region():
+    assert trusts_region({}, "us-west-2")
 
 
 def test_security_groups_that_an_older_emr_has_left_are_reported_and_tagged(
