@@ -49,6 +49,8 @@ NAMES = ("song", "artist")  # of the log, to be repaired
 
 # In JSON a line break never stands inside a string. So one between } and { is between two objects.
 BETWEEN_OBJECTS = r"(?<=\})[ \t]*+[\r\n]\s*+(?=\{)"
+# A text without a line break before its end needs no split: most song files are such.
+HAS_LINES = r"line RLIKE r'[\r\n][ \t\r\n]*+[^ \t\r\n]'"
 # Where that leaves no JSON, a line break next to a brace is taken for the end of a record.
 BETWEEN_LINES = r"(?<=\})[ \t]*+[\r\n]|[\r\n][ \t]*+(?=\{)"
 LONGEST_ARTIST_ID = 80  # bytes: it may be the name of a folder, with each byte as three characters
@@ -88,7 +90,7 @@ def build_song_data(song_files: DataFrame) -> DataFrame:
 
 def split_song_files(song_files: DataFrame) -> DataFrame:
     """One row per record of a song file: it may be pretty-printed, one of several, or an array."""
-    is_one = f"startswith(line, '{{') AND {ENDS_AT_FIRST_BRACE.format('line')}"
+    is_one = f"startswith(line, '{{') AND ({ENDS_AT_FIRST_BRACE.format('line')} OR NOT {HAS_LINES})"
     objects = _split("line", BETWEEN_OBJECTS)
     trimmed = r"trim(BOTH ' \t\r\n\uFEFF' FROM piece)"
     records = f"transform({objects}, piece -> {trimmed})"

@@ -72,7 +72,8 @@ def _from_json(text: str, schema: str) -> str:
 # ---- Whether a line is odd -----------------------------------------------------------------------
 
 # This runs for every line of the log. Each condition first tests bytes (startswith, contains) or
-# compares; only a line that looks suspicious is trimmed, or matched with a pattern.
+# compares; only a line that looks suspicious is matched with a pattern. To parse a line strictly
+# takes ten times as long as to parse it once, so that names with braces must not lead there.
 
 # White space and the byte order mark are not part of an object.
 TRIMMED = r"trim(BOTH ' \t\r\n\uFEFF' FROM line)"
@@ -81,15 +82,26 @@ LOOKS_TRIMMED = "startswith(line, '{') AND endswith(line, '}')"
 # Spark reads the first of several objects and forgets the others.
 ENDS_AT_FIRST_BRACE = "endswith({0}, '}}') AND split({0}, '}}', 2)[1] = ''"
 
+# The same of a line, and that it is UTF-8: what split gives was decoded and encoded again.
+IS_PLAIN = "concat(split(line, '}', 2)[0], '}') = line"
+
+# A text with an x for each string.
+BARE = r"""regexp_replace(regexp_replace({0}, r'\\.|#', 'x'), r'"[^"]*+"', 'x')"""
+
 # A Spark string is raw bytes: invalid UTF-8 does not survive being decoded and encoded again.
 INVALID_UTF8 = "encode({0}, 'UTF-8') != CAST({0} AS BINARY)"
 
 # Half of a character of two UTF-16 units, such as \ud83c alone: Spark would make a ? of it.
-MAY_BE_HALF = r"contains({0}, r'\u') AND {0} RLIKE r'\\u[dD][89a-fA-F]'"
+MAY_BE_HALF = r"contains({0}, r'\u') AND (contains({0}, r'\ud') OR contains({0}, r'\uD'))"
+HALF = functools.reduce(
+    lambda text, pattern: f"regexp_replace({text}, r'{pattern}', ' ')",
+    [r"\\[^u]", r"\\u[dD][89abAB][0-9a-fA-F]{{2}}\\u[dD][c-fC-F][0-9a-fA-F]{{2}}"],
+    "{0}",
+)
+IS_HALF = rf"({MAY_BE_HALF}) AND {HALF} RLIKE r'\\u[dD][89a-fA-F]'"
 
-# What Spark gives as text for an object, an array, a truth value or a number with a fraction. A
-# string may begin so too.
-NO_STRING = r"^(?:[\[{]|true|false|-0|-?[0-9]++[.eE])"
+# A number with a fraction or an exponent, as Spark gives it as text. A string may begin so too.
+FRACTION = r"^(?:-0|-?[0-9]++[.eE])"
 
 
 def _is_odd(schema: str) -> str:
@@ -97,27 +109,38 @@ def _is_odd(schema: str) -> str:
     fields = columns(schema)
     texts = [name for name, kind in fields.items() if kind == "STRING"]
     doubles = [name for name, kind in fields.items() if kind == "DOUBLE"]
+    # The bare text is named once: of an expression that stands twice Spark computes the value for
+    # every line, even behind AND and OR.
+    is_flat = rf"{BARE.format('line')} RLIKE r'^[^}}]*+\}}\z'"
+    is_utf8 = f"NOT {INVALID_UTF8.format('line')}"
     return _any(
         [
-            f"NOT (startswith(line, '{{') AND {ENDS_AT_FIRST_BRACE.format('line')})",
-            INVALID_UTF8.format("line"),
-            MAY_BE_HALF.format("line"),
+            f"NOT (startswith(line, '{{') AND ({IS_PLAIN} OR {is_flat} AND {is_utf8}))",
+            IS_HALF.format("line"),
             "json._corrupt IS NOT NULL",
-            *(_may_be_no_string(f"json.{name}") for name in texts),
+            f"({_any(map(_may_be_no_string, texts))}) AND {_gives_no_string(texts)}",
             *(_may_be_in_another_case(name) for name in fields),
             *(f"abs(json.{name}) = double('infinity')" for name in doubles),
         ]
     )
 
 
-def _may_be_no_string(value: str) -> str:
+def _may_be_no_string(name: str) -> str:
     """Whether a text may be an object, an array, a truth value or a number with a fraction."""
-    # Most text begins with a capital letter or a quote: a few comparisons tell.
-    may_be = (
-        f"({value} >= '[' OR {value} < ':' AND {value} >= '-') AND {value} RLIKE r'{NO_STRING}'"
+    value = f"json.{name}"
+    # Most text begins with none of these: a few comparisons tell. Spark 3.5 gives a number that is
+    # no double as the text "Infinity", with its quotes.
+    return (
+        f"""{value} IN ('true', 'false', '"Infinity"', '"-Infinity"')"""
+        f" OR startswith({value}, '{{') OR startswith({value}, '[')"
+        f" OR {value} < ':' AND {value} >= '-' AND {value} RLIKE r'{FRACTION}'"
     )
-    # Spark 3.5 gives a number that is no double as this text.
-    return f"""{may_be} OR {value} IN ('"Infinity"', '"-Infinity"')"""
+
+
+def _gives_no_string(names: Iterable[str]) -> str:
+    r"""Whether a line gives one of these keys, or one with an escape such as \u0061, no string."""
+    key = rf'(?:"(?:{"|".join(names)})"|\\u[^"\\]*+")'
+    return rf"""line RLIKE r'{key}\s*+:\s*+[^"n\s]'"""  # n as in null
 
 
 def _may_be_in_another_case(name: str) -> str:
@@ -134,20 +157,18 @@ def _any(conditions: Iterable[str]) -> str:
 
 # ---- The text of an odd line ---------------------------------------------------------------------
 
-HALF = functools.reduce(
-    lambda text, pattern: f"regexp_replace({text}, r'{pattern}', ' ')",
-    [r"\\[^u]", r"\\u[dD][89abAB][0-9a-fA-F]{{2}}\\u[dD][c-fC-F][0-9a-fA-F]{{2}}"],
-    "{0}",
-)
-IS_HALF = rf"({MAY_BE_HALF}) AND {HALF} RLIKE r'\\u[dD][89a-fA-F]'"
-
-# A text with an x for each string, in which each object (up to a hundred deep) is replaced by a #.
-# Replaced step by step: one pattern for it all would overflow Java's stack on a long line.
-BARE = r"""regexp_replace(regexp_replace({0}, r'\\.|#', 'x'), r'"[^"]*+"', 'x')"""
+# Each object of a bare text (up to a hundred deep) is replaced by a #, step by step: one pattern
+# for it all would overflow Java's stack on a long line.
 SKELETON = (
     f"aggregate(sequence(1, 100), {BARE},"
     r" (bare, step) -> regexp_replace(bare, r'\{{[^{{}}]*+\}}', '#'))"
 )
+
+# A text with its strings marked, and the same without the marks: Spark 3.5 gives a number that is
+# too large for a double as the string "Infinity", which has no mark.
+MARKED = r"""regexp_replace({0}, r'"((?:[^"\\]++|\\.)*+)"', '"_$1"')"""
+TOO_LARGE = r"""regexp_replace({0}, r'(?<=[:,\[])"-?Infinity"', '1e999')"""
+UNMARKED = rf"""regexp_replace({TOO_LARGE}, r'"_((?:[^"\\]++|\\.)*+)"', '"$1"')"""
 
 
 def _count_values(text: str) -> str:
@@ -182,13 +203,13 @@ def build_objects_of_array(text: str) -> str:
     """The elements of an array, each as text, as SQL; null unless all of them are objects."""
     objects = _from_json(text, "ARRAY<STRUCT<a: STRING>>")
     all_are = "size(objects) > 0 AND forall(objects, element -> element IS NOT NULL)"
-    elements = _from_json(text, "ARRAY<STRING>")
+    marked = _from_json(MARKED.format(text), "ARRAY<STRING>")
+    elements = f"transform({marked}, element -> {UNMARKED.format('element')})"
     return let("objects", objects, f"CASE WHEN {all_are} THEN {elements} END")
 
 
 # ---- The fields of an odd line -------------------------------------------------------------------
 
-MARKED = r"""regexp_replace(line, r'"((?:[^"\\]++|\\.)*+)"', '"_$1"')"""
 WHOLE = r"^-?(0|[1-9][0-9]*+)\z"
 NUMBER = r"^-?(0|[1-9][0-9]*+)(\.[0-9]++)?([eE][+-]?[0-9]++)?\z"
 EXACT = 2**53  # doubles up to this are exact whole numbers
@@ -198,7 +219,8 @@ def _parse_strictly(schema: str) -> str:
     """A struct of the fields, how many of them were converted, and the line's fault or null."""
     fields = columns(schema)
     marked = ", ".join(f"_{name} STRING" for name in fields)
-    parsed = f"named_struct('fields', {_from_json(MARKED, marked)}, 'keys', json_object_keys(line))"
+    given_fields = _from_json(MARKED.format("line"), marked)
+    parsed = f"named_struct('fields', {given_fields}, 'keys', json_object_keys(line))"
     given = {name: f"odd.fields._{name}" for name in fields}
     values = {name: f"typed.{name}" for name in fields}
     typed = ", ".join(f"'{name}', {_convert(given[name], fields[name])}" for name in fields)

@@ -54,6 +54,16 @@ LINES = {
     "a truth value that no table uses": (json.dumps(event(beta=True)), LOADED),
     "a name with braces": (json.dumps(event(song="}{ [x] {")), LOADED),
     "a name with quotes and backslashes": (json.dumps(event(song='\\"}"{\\')), LOADED),
+    "a name in braces and an object for another text": (
+        GOOD.replace('"First Light"', '"{x}"').replace('"free"', "{}"),
+        "wrong_type level",
+    ),
+    "an object for a text whose key is escaped": (
+        with_raw("song", "{}").replace('"song"', r'"s\u006fng"'),
+        "wrong_type song",
+    ),
+    "a brace in a name and another object": (GOOD.replace("Ada", "}{") + GOOD, "several_objects"),
+    "a brace in a name and trailing text": (GOOD.replace("Ada", "}{") + "}", "not_json"),
     "a name in brackets": (json.dumps(event(song="[untitled]")), LOADED),
     "a song called true": (json.dumps(event(song="true")), LOADED),
     "the artist 311 as a number": (with_raw("artist", "311"), LOADED),
@@ -205,7 +215,21 @@ SONG_FILES = {
     "an array on one line": (f"[{SONG},{SONG}]", [LOADED] * 2),
     "an array, pretty-printed": (json.dumps([song(x={"a": [{}]})] * 2, indent=2), [LOADED] * 2),
     "an array of a good and a bad one": (f"[{SONG},{{}}]", [LOADED, "blank_song_id song_id"]),
+    "an array with a number too large": (
+        f"[{SONG},{SONG}]".replace('"First Light"', "-1e400", 1),
+        ["number_out_of_range title", LOADED],
+    ),
+    "an array with Infinity as text": (
+        json.dumps([song(title="Infinity", artist_name='_:"Infinity')]),
+        [LOADED],
+    ),
     "an array that is not closed": (f"[{SONG},\n{SONG}", ["not_json"]),
+    "braces in a name": (json.dumps(song(title="}{ x")) + "\n", [LOADED]),
+    "an open quote before another line": (
+        SONG[:40] + "\n" + json.dumps(song(title="}{")),
+        ["not_json", LOADED],
+    ),
+    "a vertical tab on a line of its own": (SONG + "\n\x0b", [LOADED, "not_json"]),
     "an array of others": ("[1]", ["several_objects"]),
     "an array with nothing": ("[]", ["several_objects"]),
     "pretty-printed with an object": (json.dumps(song(x={"a": 1}), indent=2), [LOADED]),
@@ -315,6 +339,10 @@ LOG_FILES = {
     "deep/er/in.txt": (utf8(GOOD), {LOADED: 1}),
     "25-megabytes.json": (utf8(GOOD.replace("Ada", "A" * 25_000_000)), {"not_json": 1}),
     "many-escapes.json": (utf8(GOOD.replace("Ada", "\\n" * 500_000 + "}")), {LOADED: 1}),
+    "many-escapes-and-a-ts-as-text.json": (
+        utf8(with_raw("ts", f'"{TS}"').replace("Ada", "\\n" * 500_000 + "}")),
+        {LOADED: 1},
+    ),
     "long-name.json": (
         json.dumps(event(song="é" * 100_000), ensure_ascii=False).encode(),
         {LOADED: 1},
