@@ -189,6 +189,12 @@ class SmallLake:
                 for number, row in enumerate(rows):
                     (path / f"part-{number:05}-{run}.parquet").write_text(row)
 
+    def put_parsed(self, folder: str, text: str) -> None:
+        """Write parsed records, as Spark does, to a file of a folder."""
+        path = self.folder / folder / "part-0.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
     def note_contents(self) -> None:
         """Note what is published as a run that had published it would."""
         contents = {
@@ -282,9 +288,7 @@ class SmallLake:
         def read(run: lake_run.Run, source: Source, found: work.Work) -> steps.Parsed:
             storage.refuse_if_dead()
             name, path = source.name, paths.parsed_path(source.name, run.report.run)
-            file = self.folder / path / "part-0.parquet"
-            file.parent.mkdir(parents=True)
-            file.write_text(f"records of {name}, parsed by {run.report.run}")
+            self.put_parsed(path, f"records of {name}, parsed by {run.report.run}")
             before, facts = (
                 found.known.source(name),
                 FileFacts([Outcome("loaded", None, 1, 0, 0)], {}),

@@ -182,6 +182,11 @@ class S3Lake(SmallLake):
                     key = "/".join(part for part in path.split("/") if part)
                     self.client.put_object(Bucket=BUCKET, Key=key, Body=row.encode())
 
+    def put_parsed(self, folder, text):
+        """Write parsed records to an object, as Spark does."""
+        key = f"{self.folder}/{folder}/part-0.parquet"
+        self.client.put_object(Bucket=BUCKET, Key=key, Body=text.encode())
+
     def keys(self, below=""):
         """The objects below a folder of the lake."""
         return keys_of(self.client, f"{self.folder}/{below}")

@@ -2,7 +2,8 @@
 
     python -m tests.signalled_run SIGKILL 'rename .*plan.draft' <arguments of etl.py>
 
-What it does is told as 'write PATH', 'rename PATH to PATH', 'delete PATH' and 'stage PATH'.
+What it does is told as 'write PATH', 'rename PATH to PATH', 'exchange PATH with PATH', 'delete PATH'
+and 'stage PATH'.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import signal
 import sys
 
 import etl
-from lake import run, storage
+from lake import steps, storage
 
 
 def main() -> int:
@@ -31,7 +32,8 @@ def main() -> int:
         for verb in ("write", "delete"):
             wrap(kind, verb, lambda *given, verb=verb: signal_before(f"{verb} {given[1]}"))
         wrap(kind, "rename", lambda _, old, new: signal_before(f"rename {old} to {new}"))
-    wrap(run, "stage_table", lambda *given: signal_before(f"stage {given[2]}"))
+        wrap(kind, "exchange", lambda _, one, two: signal_before(f"exchange {one} with {two}"))
+    wrap(steps, "stage_table", lambda *given: signal_before(f"stage {given[2]}"))
     return etl.main(arguments)
 
 

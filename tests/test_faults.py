@@ -98,12 +98,14 @@ def test_a_run_killed_at_any_stage_is_mended_by_the_next(spark, lake_of, tmp_pat
     assert "took over the lock of run" in said
     assert len(leftovers(lake)) == 2  # its own staging area and the lock, no longer the dead run's
 
-    code, _ = signalled_run("SIGKILL", "rename _etl/.*/time to time", *new)
+    code, _ = signalled_run("SIGKILL", "exchange _etl/.*/time/", *new)
     (plan,) = lake.glob("_etl/*/plan.json")
     assert code == -signal.SIGKILL
-    assert (not (lake / "time").exists(), (plan.parent / "time").exists()) == (True, True)
+    assert (plan.parent / "time").exists()
+    found = read_lake(spark, lake)
+    assert (found["users"], found["time"]) == (lake_of(2)["users"], lake_of(1)["time"])
 
-    code, said = signalled_run("SIGTERM", "rename _etl/.*/time to time", "--recover", output)
+    code, said = signalled_run("SIGTERM", "exchange _etl/.*/time/", "--recover", output)
     assert "the swap of an earlier run may not be complete: the next run finishes it" in said
     assert (code, said.splitlines()[-1]) == (130, "etl.py: error: interrupted")
 
@@ -166,7 +168,7 @@ def test_of_two_runs_one_publishes_and_a_paused_one_gives_way(
 def test_an_interrupt_of_a_running_job_cleans_up_and_says_that_nothing_changed(tmp_path, name):
     lake = tmp_path / "lake"
     with started("etl.py", *write_version(tmp_path, 1), f"--output={lake}") as run:
-        wait_for(lambda: list(lake.glob("_etl/2*/song_data/_temporary")), run)
+        wait_for(lambda: list(lake.glob("_etl/parsed/song_data/run=2*/_temporary")), run)
         run.send_signal(signal.Signals[name])
         _, said = run.communicate(timeout=300)
     assert run.returncode == 130
@@ -224,7 +226,7 @@ def test_a_lost_executor_changes_no_row(spark, lake_of, tmp_path):
         "--conf spark.executor.extraJavaOptions=-XX:TieredStopAtLevel=1 pyspark-shell"
     )
     with started("etl.py", *flags, PYSPARK_SUBMIT_ARGS=options) as run:
-        wait_for(lambda: list(lake.glob("_etl/2*/log_data/part*")), run)
+        wait_for(lambda: list(lake.glob("_etl/parsed/log_data/run=2*/**/part*")), run)
         executor = wait_for(lambda: executors_of(run), run)[0]
         os.kill(executor, signal.SIGKILL)
         _, said = run.communicate(timeout=400)

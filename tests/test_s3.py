@@ -64,7 +64,7 @@ def new_lake(hadoop, boto):
     def make():
         lake = S3Lake(hadoop, boto)
         lake.put("", OLD, "old")
-        lake.note_contents(OLD)
+        lake.note_contents()
         return lake
 
     return make
@@ -167,7 +167,7 @@ def test_the_real_job_killed_in_mid_swap_is_mended_by_the_next_run(spark, s3, bo
 
 def upload(boto, folder, prefix):
     """A published lake as objects, with the note of what is published."""
-    for path in (*folder.rglob("[!_.]*.parquet"), folder / paths.PUBLISHED):
+    for path in (*folder.glob("[!_.]*/**/[!_.]*.parquet"), folder / paths.PUBLISHED):
         boto.upload_file(str(path), BUCKET, f"{prefix}/{path.relative_to(folder).as_posix()}")
 
 
