@@ -115,13 +115,14 @@ def render_page(
         ("Rejected, by reason", render_rejects(report["sources"], examples)),
         ("Plays per day", render_plays(report.get("plays_per_day") or {})),
         ("Tables", render_tables(report["tables"])),
+        ("This run", render_this_run(report.get("this_run") or {})),
         ("Time by stage", render_seconds(report["seconds"])),
     )
     return PAGE.substitute(
         lake=text(lake),
         run=text(report["run"]),
         status=text(report["status"]),
-        state="good" if report["status"] == "published" else "bad",
+        state="good" if report["status"] in {"published", "unchanged"} else "bad",
         started=text(str(report["started"])[:19].replace("T", " ")),
         took=text(duration(elapsed(report))),
         figures=render_figures(report),
@@ -154,6 +155,21 @@ def render_figures(report: Record) -> str:
     if report.get("checks") and report["status"] == "published":
         figures["checks, no rule broken"] = f"{report['checks']:,}"
     return "".join(f"<div><dd>{value}</dd><dt>{name}</dt></div>" for name, value in figures.items())
+
+
+def render_this_run(done: Record) -> str:
+    """What the run has read, why, and what it has built anew."""
+    if not done:
+        return ""
+    why = f"It read all of the input: {done['full']}." if done["full"] else "It read what was new."
+    rows = [
+        f"<tr><th>{text(name)}</th><td>{done['read'][name]:,} records</td>"
+        f"<td>{', '.join(f'{n:,} {text(kind)}' for kind, n in files.items())} files</td>"
+        for name, files in done["files"].items()
+    ]
+    rebuilt = ", ".join(f"{text(name)} {n:,}" for name, n in done["rebuilt"].items()) or "none"
+    table = f"<table>{''.join(f'{row}</tr>' for row in rows)}</table>"
+    return f"<p>{text(why)}</p>{table}<p>Partitions built anew: {rebuilt}.</p>"
 
 
 def render_problems(report: Record) -> str:

@@ -105,6 +105,7 @@ def render(report: Report) -> str:
     return "\n".join(
         [
             "",
+            *describe_this_run(report),
             *_aligned(
                 ["source", "files", "read", "loaded", "filtered", "duplicate", "rejected"], sources
             ),
@@ -116,6 +117,22 @@ def render(report: Report) -> str:
             f"{report.repaired_names:,} names were repaired",
         ]
     )
+
+
+def describe_this_run(report: Report) -> list[str]:
+    """What an incremental run has read and built anew; nothing of a full one."""
+    done = report.this_run
+    if not done or done["full"]:
+        return []
+    read = [
+        f"{done['read'][name]:,} records of {files['new'] + files['changed']:,} files of {name}"
+        for name, files in done["files"].items()
+        if any(files.values())
+    ]
+    rebuilt = [f"{name} ({partitions:,})" for name, partitions in done["rebuilt"].items()]
+    if not read:
+        return ["nothing was new", ""]
+    return [f"read: {', '.join(read)}; partitions rebuilt: {', '.join(rebuilt) or 'none'}", ""]
 
 
 def describe(source: str, account: Mapping[str, Any]) -> list[str]:

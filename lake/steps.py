@@ -265,16 +265,15 @@ def note_figures(report: Report, figures: Figures) -> None:
         account["duplicate"] = account["loaded"] - rows[table.name]
         account["loaded"] = rows[table.name]
     for name, count in rows.items():
-        report.tables[name] = {"rows": count}
+        report.tables[name] = {"rows": count, "partitions": 0, "files": 0, "bytes": 0}
 
 
 def note_files(report: Report, contents: Mapping[str, Any]) -> None:
     """Enter the partitions, files and bytes of the tables."""
     for name, partitions in contents.items():
         sizes = [size for known in partitions.values() for size in known["files"].values()]
-        report.tables.setdefault(name, {}).update(
-            {"partitions": len(partitions), "files": len(sizes), "bytes": sum(sizes)}
-        )
+        known = {"partitions": len(partitions), "files": len(sizes), "bytes": sum(sizes)}
+        report.tables[name] = {**report.tables.get(name, {"rows": 0}), **known}
 
 
 def warn_of_shrinkage(run: Run) -> None:

@@ -2,8 +2,8 @@
 
     python -m tests.signalled_run SIGKILL 'rename .*plan.draft' <arguments of etl.py>
 
-What it does is told as 'write PATH', 'rename PATH to PATH', 'exchange PATH with PATH', 'delete PATH'
-and 'stage PATH'.
+What it does is told as 'write PATH', 'rename PATH to PATH', 'exchange PATH with PATH',
+'delete PATH' and 'stage PATH'.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ def test_a_small_input_on_disk_is_spared_javas_optimizing_compiler(tmp_path, mon
     song_data, log_data = (tmp_path / name for name in ("song_data", "log_data"))
     write_input(tmp_path, SONGS, EVENTS)
     size = sum(path.stat().st_size for path in tmp_path.rglob("*.json"))
-    config = EtlConfig(str(song_data), str(log_data), "lake", 5, 1000, 10, 10)
+    config = EtlConfig(str(song_data), str(log_data), "lake", 5, 1000, 10, 10, incremental=True)
     monkeypatch.setattr(spark, "SMALL_INPUT", size)
     assert "-XX:TieredStopAtLevel=1" in spark.java_options(config).split()
     monkeypatch.setattr(spark, "SMALL_INPUT", size - 1)
