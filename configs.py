@@ -27,6 +27,7 @@ KEYS_CFG = Path(__file__).with_name("keys.cfg")
 # The sections of dl.cfg. aws/ reads the last two.
 SECTIONS = ("etl", "partitions", "emr", "spark", "s3", "tags", "prices", "catalog", "redshift")
 
+BUCKET = r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]"  # what S3 takes for the name of one
 NO_SECRETS = "keys belong in keys.cfg or a profile, and a cluster takes its role's"
 
 ConfigT = TypeVar("ConfigT")
@@ -93,9 +94,16 @@ def yes_or_no(value: str) -> bool:
 def s3_folder(value: str) -> str:
     """An s3:// URI without the slash at its end."""
     uri = value.rstrip("/")
-    if not re.fullmatch(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[^\s]+)?", uri):
+    if not re.fullmatch(rf"s3://{BUCKET}(/[^\s]+)?", uri):
         raise ValueError
     return uri
+
+
+def bucket_name(value: str) -> str:
+    """The name of an S3 bucket."""
+    if not re.fullmatch(BUCKET, value):
+        raise ValueError
+    return value
 
 
 def node_kinds(value: str) -> tuple[str, ...]:
@@ -141,7 +149,8 @@ class EtlConfig:
 class EmrConfig:
     """The cluster to find or to create: [emr], [spark], [s3], [tags] and [prices] of dl.cfg."""
 
-    region: str = setting(text, "an AWS region such as us-west-2")
+    region: str = setting(str, "an AWS region such as us-west-2, or nothing")
+    bucket: str | None = setting(optional(bucket_name), "the name of an S3 bucket, or nothing")
     cluster_name: str = setting(text, "a name")
     code_uri: str | None = setting(optional(s3_folder), "a folder such as s3://my-bucket/code")
     log_uri: str | None = setting(optional(s3_folder), "a folder such as s3://my-bucket/logs")
@@ -277,13 +286,9 @@ def load_emr_config(
     path: Path = DL_CFG,
     flags: Flags | None = None,
     environ: Mapping[str, str] = os.environ,
-    required: Sequence[str] = (),
 ) -> EmrConfig:
-    """The cluster's settings; those in `required` may not be blank."""
+    """The cluster's settings; raises ConfigError for the first one that is missing or wrong."""
     settings = open_dl_cfg(path, flags, environ)
-    expects = {field.name: field.metadata.get("expects") for field in dataclasses.fields(EmrConfig)}
-    for key in required:
-        settings.get("emr", key, text, str(expects[key]))
     config = load_section(settings, "emr", EmrConfig)
     _check_scaling(config, path)
     return dataclasses.replace(

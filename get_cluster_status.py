@@ -62,7 +62,7 @@ def show_status(argv: Sequence[str] | None) -> ExitCode:
     emr, price_list = session.client("emr"), PriceList(session, config.prices)
     scope = Scope(
         name=config.cluster_name,
-        region=config.region,
+        region=session.region_name,
         cluster_id=options.cluster_id,
         every_cluster=options.every_cluster,
         steps=options.steps,

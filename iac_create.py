@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from aws.create import CreateOptions, find_or_create
+from aws.locations import locate, locate_without_aws
 from aws.requests import MANAGED_TAG, build_cluster_request
 from aws.session import (
     CommonOptions,
@@ -36,12 +37,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 def create(argv: Sequence[str] | None) -> ExitCode:
     """Find or create the cluster as the command line says."""
     common, options, dry_run = parse_args(argv)
-    config = load_cluster_config(common, required=("code_uri", "log_uri"))
+    config, etl = load_cluster_config(common), load_etl_config(common.config)
     if dry_run:
+        config, _ = locate_without_aws(config, etl)
         print(json.dumps(build_cluster_request(config), indent=2))
         return ExitCode.DONE
     session = connect(common, config)
-    print(find_or_create(session, config, load_etl_config(common.config), options))
+    config, etl = locate(session, config, etl)
+    print(find_or_create(session, config, etl, options))
     return ExitCode.DONE
 
 
@@ -50,6 +53,7 @@ def parse_args(argv: Sequence[str] | None) -> tuple[CommonOptions, CreateOptions
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
     flag = parser.add_argument
     for name, meaning in (
+        ("--set-up", "all three of the following: what an account needs once"),
         ("--create-bucket", "create the missing buckets: private, encrypted"),
         ("--create-roles", "create the roles of EMR and of the nodes, or bring them up to date"),
         ("--tag-network", f"tag the subnets, their VPC and EMR's groups {MANAGED_TAG}"),
@@ -63,9 +67,9 @@ def parse_args(argv: Sequence[str] | None) -> tuple[CommonOptions, CreateOptions
     common = read_common_options(vars(args))
     options = CreateOptions(
         waiting=Waiting(common.poll_seconds, args.timeout_minutes),
-        create_bucket=args.create_bucket,
-        create_roles=args.create_roles,
-        tag_network=args.tag_network,
+        create_bucket=args.set_up or args.create_bucket,
+        create_roles=args.set_up or args.create_roles,
+        tag_network=args.set_up or args.tag_network,
         wait=not args.no_wait,
     )
     return common, options, args.dry_run

@@ -14,8 +14,10 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from aws.account import written_buckets
 from aws.catalog import describe_change, load_catalog_config, publish_catalog
 from aws.cluster import ACTIVE, fetch_cluster, find_cluster
 from aws.code import (
@@ -30,6 +32,7 @@ from aws.code import (
 )
 from aws.console import say
 from aws.create import CreateOptions, find_or_create
+from aws.locations import build_job_flags, locate, locate_without_aws
 from aws.session import (
     AWS_ERRORS,
     AwsError,
@@ -42,6 +45,7 @@ from aws.session import (
     read_common_options,
     run_script,
 )
+from aws.set_up import create_buckets
 from aws.steps import (
     AddedStep,
     JobArguments,
@@ -54,17 +58,18 @@ from aws.steps import (
     follow,
     judge,
 )
+from aws.upload import DataFile, find_data, find_sample, upload_data
 from configs import ConfigError
 from lake.exit_codes import ExitCode
 
 if TYPE_CHECKING:
     import boto3
     from mypy_boto3_emr import EMRClient
-    from mypy_boto3_emr.type_defs import ClusterTypeDef
+    from mypy_boto3_emr.type_defs import ClusterTypeDef, StepConfigTypeDef
 
     from aws.logs import Cause
     from aws.steps import Snapshot
-    from configs import EmrConfig
+    from configs import EmrConfig, EtlConfig
 
 END_MINUTES = 30  # for --terminate-after to see the cluster end
 
@@ -75,6 +80,9 @@ class SubmitOptions:
 
     common: CommonOptions
     cluster_id: str | None
+    set_up: bool
+    sample: bool
+    upload: Path | None
     create: bool
     terminate_after: bool
     catalog: bool
@@ -92,6 +100,17 @@ class SubmitOptions:
         return Waiting(self.common.poll_seconds, minutes)
 
 
+@dataclasses.dataclass(frozen=True)
+class RunPlan:
+    """One run of the job on a cluster: settings with all S3 paths, what is uploaded, the step."""
+
+    emr: EmrConfig
+    etl: EtlConfig
+    code: Code
+    step: StepConfigTypeDef
+    data: Sequence[DataFile]
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the script and give its exit code."""
     return run_script(submit, argv)
@@ -100,48 +119,54 @@ def main(argv: Sequence[str] | None = None) -> int:
 def submit(argv: Sequence[str] | None) -> ExitCode:
     """Upload the code, add the step, follow it and end the cluster, as the command line says."""
     options = parse_args(sys.argv[1:] if argv is None else argv)
-    config = load_cluster_config(options.common, required=("code_uri",))
-    check_paths(load_job_config(options.common.config, options.job_args))
-    code = read_code(ROOT, options.common.config, str(config.code_uri))
-    arguments = JobArguments(split_args(options.spark_args), options.job_args, os.environ)
-    step = build_step(code, config, arguments)
     if options.dry_run:
-        print(json.dumps({"upload": sorted(object_uris(code)), "step": step}, indent=2))
-        return ExitCode.DONE
-    session = connect(options.common, config)
-    refuse_secrets(code, session)
-    cluster_id, created = prepare_step(session, config, code, options)
+        return show_run(plan_run(None, options))
+    session = connect(options.common, load_cluster_config(options.common))
+    plan = plan_run(session, options)
+    refuse_secrets(plan.code, session)
+    cluster_id, created = prepare_step(session, plan, options)
     try:
         added = add_step(
-            session, cluster_id, step, options.common.poll_seconds, attach=options.attach
+            session, cluster_id, plan.step, options.common.poll_seconds, attach=options.attach
         )
     except BaseException:
         if created and options.terminate_after:
             waiting = options.waiting(END_MINUTES)
             end_unused_cluster(session.client("emr"), cluster_id, waiting)
         raise
-    return follow_and_report(session, added, options)
+    return follow_and_report(session, added, plan, options)
+
+
+def plan_run(session: boto3.Session | None, options: SubmitOptions) -> RunPlan:
+    """What the command line asks for, before anything is sent; without a session for a dry run."""
+    path = options.common.config
+    emr, given = load_cluster_config(options.common), load_job_config(path, options.job_args)
+    emr, etl = locate(session, emr, given) if session else locate_without_aws(emr, given)
+    check_paths(etl)
+    code = read_code(ROOT, path, str(emr.code_uri))
+    job = [*build_job_flags(given, etl), *options.job_args]
+    step = build_step(code, emr, JobArguments(split_args(options.spark_args), job, os.environ))
+    data = read_data(options, etl)
+    return RunPlan(emr, etl, code, step, data)
+
+
+def read_data(options: SubmitOptions, etl: EtlConfig) -> Sequence[DataFile]:
+    """The files that --sample or --upload puts where the job reads them; none without either."""
+    if options.sample:
+        return find_sample(etl)
+    return find_data(options.upload, etl) if options.upload else ()
+
+
+def show_run(plan: RunPlan) -> ExitCode:
+    """Print what would be uploaded and the step, as a dry run."""
+    uris = [*object_uris(plan.code), *(file.uri for file in plan.data)]
+    print(json.dumps({"upload": sorted(uris), "step": plan.step}, indent=2))
+    return ExitCode.DONE
 
 
 def parse_args(arguments: Sequence[str]) -> SubmitOptions:
     """The command line; what follows -- is for etl.py."""
-    parser = argparse.ArgumentParser(
-        description=str(__doc__).partition("\n")[0],
-        usage="%(prog)s [flags] [-- arguments of etl.py, such as --output s3://my-bucket/lake]",
-    )
-    flag = parser.add_argument
-    flag("--cluster-id", metavar="ID", help="instead of finding the cluster by its name")
-    flag("--create", action="store_true", help="create the cluster if it does not exist")
-    flag("--terminate-after", action="store_true", help="end the cluster when the step has ended")
-    flag("--catalog", action="store_true", help="then register the tables in the Glue catalogue")
-    flag("--no-wait", dest="wait", action="store_false", help="only add the step")
-    flag("--no-attach", dest="attach", action="store_false", help="fail if the step exists already")
-    flag("--timeout", type=float, metavar="MINUTES", help="give up waiting; the step goes on")
-    flag("--log-wait", type=float, default=10, metavar="MINUTES", help="for a failed step's logs")
-    flag("--spark-args", default="", metavar='"ARGS"', help="more arguments of spark-submit")
-    flag("--dry-run", action="store_true", help="print the step; ask AWS nothing")
-    flag("--json", action="store_true", help="print the outcome as JSON")
-    add_common_flags(parser, ("code_uri",))
+    parser = build_parser()
     end = arguments.index("--") if "--" in arguments else len(arguments)
     args = vars(parser.parse_args(arguments[:end]))
     names = {field.name for field in dataclasses.fields(SubmitOptions)}
@@ -155,7 +180,40 @@ def parse_args(arguments: Sequence[str]) -> SubmitOptions:
         parser.error(f"{wish} has to wait for the step: leave out --no-wait")
     if options.create and options.cluster_id:
         parser.error("--create finds or creates the cluster by its name: leave out --cluster-id")
+    if options.set_up and not options.create:
+        parser.error("--set-up prepares the account for a cluster: add --create")
     return options
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The flags of the script itself."""
+    parser = argparse.ArgumentParser(
+        description=str(__doc__).partition("\n")[0],
+        usage="%(prog)s [flags] [-- arguments of etl.py, such as --output s3://my-bucket/lake]",
+    )
+    flag = parser.add_argument
+    data = parser.add_mutually_exclusive_group()
+    data.add_argument("--sample", action="store_true", help="upload the sample data first")
+    data.add_argument(
+        "--upload", type=Path, metavar="FOLDER", help="upload its song_data and log_data first"
+    )
+    for name, meaning in (
+        ("--set-up", "make the bucket and the roles, tag the network: what an account needs once"),
+        ("--create", "create the cluster if it does not exist"),
+        ("--terminate-after", "end the cluster when the step has ended"),
+        ("--catalog", "then register the tables in the Glue catalogue"),
+        ("--dry-run", "print the step; ask AWS nothing"),
+        ("--json", "print the outcome as JSON"),
+    ):
+        flag(name, action="store_true", help=meaning)
+    flag("--cluster-id", metavar="ID", help="instead of finding the cluster by its name")
+    flag("--no-wait", dest="wait", action="store_false", help="only add the step")
+    flag("--no-attach", dest="attach", action="store_false", help="fail if the step exists already")
+    flag("--timeout", type=float, metavar="MINUTES", help="give up waiting; the step goes on")
+    flag("--log-wait", type=float, default=10, metavar="MINUTES", help="for a failed step's logs")
+    flag("--spark-args", default="", metavar='"ARGS"', help="more arguments of spark-submit")
+    add_common_flags(parser, ("bucket", "code_uri"))
+    return parser
 
 
 def split_args(text: str) -> list[str]:
@@ -169,21 +227,28 @@ def split_args(text: str) -> list[str]:
 # Before the step.
 
 
-def prepare_step(
-    session: boto3.Session, config: EmrConfig, code: Code, options: SubmitOptions
-) -> tuple[str, bool]:
-    """Upload the code and find or create the cluster; returns its id and whether it is new."""
-    cluster = choose_cluster(session.client("emr"), config, options)
-    new = upload(session.client("s3"), code)
-    say(f"uploaded {new} of {len(code.files)} files to {code.uri}")
-    if cluster:
+def prepare_step(session: boto3.Session, plan: RunPlan, options: SubmitOptions) -> tuple[str, bool]:
+    """Upload code and data, find or create the cluster; returns its id and whether it is new."""
+    s3 = session.client("s3")
+    cluster = choose_cluster(session.client("emr"), plan.emr, options)
+    if options.set_up:
+        create_buckets(s3, written_buckets(plan.emr, plan.etl), plan.emr.region)
+    new = upload(s3, plan.code)
+    say(f"uploaded {new} of {len(plan.code.files)} files to {plan.code.uri}")
+    if plan.data:
+        upload_data(s3, plan.data)
+    if cluster and not options.set_up:
         return cluster["Id"], False
-    etl = load_job_config(options.common.config, options.job_args)
     # The step waits for the cluster, so nothing else has to.
     creation = CreateOptions(
-        options.waiting(None), wait=False, ends_after_steps=options.terminate_after
+        options.waiting(None),
+        create_bucket=options.set_up,
+        create_roles=options.set_up,
+        tag_network=options.set_up,
+        wait=False,
+        ends_after_steps=options.terminate_after,
     )
-    return find_or_create(session, config, etl, creation), True
+    return find_or_create(session, plan.emr, plan.etl, creation), cluster is None
 
 
 def choose_cluster(
@@ -210,7 +275,9 @@ def choose_cluster(
 # After the step was added.
 
 
-def follow_and_report(session: boto3.Session, added: AddedStep, options: SubmitOptions) -> ExitCode:
+def follow_and_report(
+    session: boto3.Session, added: AddedStep, plan: RunPlan, options: SubmitOptions
+) -> ExitCode:
     """Follow the step to its end, print the outcome, then do what the options ask for."""
     if not options.wait:
         return print_outcome(added, "PENDING", ExitCode.DONE, options)
@@ -231,7 +298,7 @@ def follow_and_report(session: boto3.Session, added: AddedStep, options: SubmitO
     if options.terminate_after:
         end_unused_cluster(added.emr, added.cluster_id, options.waiting(END_MINUTES))
     if code == ExitCode.DONE and options.catalog:
-        register_tables(session, options)
+        register_tables(session, plan, options)
     return code
 
 
@@ -290,12 +357,13 @@ def print_outcome(
     return code
 
 
-def register_tables(session: boto3.Session, options: SubmitOptions) -> None:
+def register_tables(session: boto3.Session, plan: RunPlan, options: SubmitOptions) -> None:
     """Register the tables that the step has published in the Glue Data Catalog."""
-    path = options.common.config
-    output = load_job_config(path, options.job_args).output
-    for change in publish_catalog(session, load_catalog_config(path, {("etl", "output"): output})):
+    output = {("etl", "output"): plan.etl.output}
+    lake = load_catalog_config(options.common.config, output)
+    for change in publish_catalog(session, lake):
         say(describe_change(change))
+    say(f"all tables are in {lake.database}: ask them with python -m aws.athena")
 
 
 if __name__ == "__main__":

@@ -33,9 +33,11 @@ from aws.glue import (
     create_database,
     fetch_registered,
 )
+from aws.locations import locate_lake
 from aws.s3 import list_keys, split_uri
 from aws.session import (
     AwsError,
+    CommonOptions,
     add_file_flags,
     add_setting_flags,
     connect,
@@ -43,7 +45,17 @@ from aws.session import (
     read_common_options,
     run_script,
 )
-from configs import DL_CFG, EmrConfig, Flags, load_section, open_dl_cfg, s3_folder, setting
+from configs import (
+    DL_CFG,
+    EmrConfig,
+    EtlConfig,
+    Flags,
+    load_etl_config,
+    load_section,
+    open_dl_cfg,
+    s3_folder,
+    setting,
+)
 from lake.exit_codes import ExitCode
 from lake.paths import is_hidden, partition_of
 from lake.tables import DATE_PARTS, TABLES, Table
@@ -114,6 +126,19 @@ def load_catalog_config(
     return dataclasses.replace(load_section(settings, "catalog", CatalogConfig), output=output)
 
 
+def connect_to_lake(options: CommonOptions) -> tuple[boto3.Session, CatalogConfig]:
+    """A session, and the lake that dl.cfg names, or else that of the project's bucket."""
+    emr, etl = load_cluster_config(options), load_etl_config(options.config, options.flags)
+    session = connect(options, emr)
+    return session, load_located_lake(options, etl, locate_lake(session, emr, etl))
+
+
+def load_located_lake(options: CommonOptions, etl: EtlConfig, output: str) -> CatalogConfig:
+    """The catalogue's settings with this output, where it is not the one that dl.cfg names."""
+    located = {("etl", "output"): output} if output != etl.output else {}
+    return load_catalog_config(options.config, {**options.flags, **located})
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the script; returns its exit code."""
     return run_script(publish, argv)
@@ -122,9 +147,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def publish(argv: Sequence[str] | None) -> int:
     """Register the tables as the command line says."""
     args = build_parser().parse_args(argv)
-    options = read_common_options(vars(args))
-    config = load_catalog_config(options.config, options.flags)
-    session = connect(options, load_cluster_config(options))
+    session, config = connect_to_lake(read_common_options(vars(args)))
     changes = publish_catalog(session, config, dry_run=args.dry_run)
     if args.json:
         print(json.dumps([dataclasses.asdict(change) for change in changes], indent=2))
@@ -148,7 +171,7 @@ def build_parser() -> argparse.ArgumentParser:
 def add_lake_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of each script that reads the published lake."""
     add_file_flags(parser)
-    add_setting_flags(parser, "emr", EmrConfig, ["region"])
+    add_setting_flags(parser, "emr", EmrConfig, ["region", "bucket"])
     add_setting_flags(parser, "catalog", CatalogConfig, ["database"])
     parser.add_argument("--output", dest="etl.output", metavar="VALUE", help=OUTPUT_EXPECTS)
 

@@ -26,15 +26,17 @@ from aws.catalog import (
     NAME_EXPECTS,
     CatalogConfig,
     add_lake_flags,
+    connect_to_lake,
     find_changes,
     identifier,
-    load_catalog_config,
+    load_located_lake,
 )
 from aws.console import Progress, say
+from aws.locations import locate_lake
 from aws.session import (
     AwsError,
+    CommonOptions,
     add_setting_flags,
-    connect,
     load_cluster_config,
     poll,
     read_common_options,
@@ -44,6 +46,7 @@ from configs import (
     DL_CFG,
     ConfigError,
     Flags,
+    load_etl_config,
     load_section,
     open_dl_cfg,
     optional,
@@ -90,11 +93,13 @@ def load_redshift_config(
     path: Path = DL_CFG,
     flags: Flags | None = None,
     environ: Mapping[str, str] = os.environ,
+    *,
+    needs_target: bool = True,
 ) -> RedshiftConfig:
-    """Redshift's settings; raises ConfigError unless they name one workgroup or one cluster."""
+    """Redshift's settings; if needs_target, a ConfigError unless they name one place to run in."""
     config = load_section(open_dl_cfg(path, flags, environ), "redshift", RedshiftConfig)
     where = f"{path}: [redshift]"
-    if bool(config.workgroup) == bool(config.cluster):
+    if needs_target and bool(config.workgroup) == bool(config.cluster):
         raise ConfigError(f"{where} workgroup, cluster: expected one of the two, not both")
     if config.db_user and config.workgroup:
         raise ConfigError(f"{where} db_user: expected nothing, only a cluster takes a user")
@@ -112,13 +117,11 @@ def load(argv: Sequence[str] | None) -> int:
     """Load the tables as the command line says."""
     args = build_parser().parse_args(argv)
     options = read_common_options(vars(args))
-    config = load_redshift_config(options.config, options.flags)
-    lake = load_catalog_config(options.config, options.flags)
+    config = load_redshift_config(options.config, options.flags, needs_target=not args.dry_run)
     if args.dry_run:
-        values = build_values(config, lake)
-        print("\n".join(Template(read_sql(name)).substitute(values) for name in SCRIPTS), end="")
+        print_sql(config, options)
         return ExitCode.DONE
-    session = connect(options, load_cluster_config(options))
+    session, lake = connect_to_lake(options)
     refuse_stale(session, lake)
     try:
         rows = load_tables(Warehouse(session, config, options.poll_seconds), lake)
@@ -127,6 +130,14 @@ def load(argv: Sequence[str] | None) -> int:
         return ExitCode.CTRL_C
     print(json.dumps(rows) if args.json else "\n".join(f"{t}: {n:,} rows" for t, n in rows.items()))
     return ExitCode.DONE
+
+
+def print_sql(config: RedshiftConfig, options: CommonOptions) -> None:
+    """Print the SQL that would run, for the lake as a dry run sees it."""
+    emr, etl = load_cluster_config(options), load_etl_config(options.config, options.flags)
+    lake = load_located_lake(options, etl, locate_lake(None, emr, etl))
+    values = build_values(config, lake)
+    print("\n".join(Template(read_sql(name)).substitute(values) for name in SCRIPTS), end="")
 
 
 def build_parser() -> argparse.ArgumentParser:

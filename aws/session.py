@@ -95,6 +95,7 @@ class CommonOptions:
     keys: Path
     poll_seconds: float
     flags: Flags  # the settings of dl.cfg that the command line overrides
+    profile: str | None = None
 
 
 # The command line.
@@ -139,6 +140,7 @@ def add_file_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags that name other files of settings and keys."""
     parser.add_argument("--config", type=Path, default=DL_CFG, help="instead of dl.cfg")
     parser.add_argument("--keys", type=Path, default=KEYS_CFG, help="instead of keys.cfg")
+    parser.add_argument("--profile", metavar="NAME", help="an AWS profile, instead of keys.cfg")
 
 
 def add_setting_flags(
@@ -160,39 +162,48 @@ def read_common_options(args: Mapping[str, Any]) -> CommonOptions:
         keys=args["keys"],
         poll_seconds=args.get("poll_seconds", POLL_SECONDS),
         flags=flags,
+        profile=args.get("profile"),
     )
 
 
-def load_cluster_config(options: CommonOptions, required: Sequence[str] = ()) -> EmrConfig:
+def load_cluster_config(options: CommonOptions) -> EmrConfig:
     """The cluster's settings as dl.cfg, the environment and the flags give them."""
-    return load_emr_config(options.config, options.flags, required=required)
+    return load_emr_config(options.config, options.flags)
 
 
 # The session.
 
 
 def connect(options: CommonOptions, config: EmrConfig) -> boto3.Session:
-    """A session with the keys of keys.cfg, or with boto3's own credentials where that is blank."""
+    """A session with the profile of the command line, or the keys of keys.cfg, or boto3's own ones.
+
+    A region that dl.cfg leaves to the profile is said.
+    """
     path = options.keys
-    keys = load_aws_keys(path)
+    keys = None if options.profile else load_aws_keys(path)
     if keys and os.name == "posix" and path.stat().st_mode & 0o077:
         warn(f"others on this computer can read {path}: run chmod 600 {path}")
-    session = make_session(keys, config.region)
+    # Other SDKs of AWS know AWS_REGION as well; boto3 knows AWS_DEFAULT_REGION only.
+    region = config.region or os.environ.get("AWS_REGION", "")
+    session = make_session(keys, region, options.profile)
     sign_in(session)
+    if not config.region:
+        say(f"region {session.region_name}, from your AWS settings; [emr] region names another")
     return session
 
 
-def make_session(keys: AwsKeys | None, region: str) -> boto3.Session:
-    """A session for the region, whose clients retry as CLIENT_CONFIG says."""
+def make_session(keys: AwsKeys | None, region: str, profile: str | None = None) -> boto3.Session:
+    """A session for the region, or the profile's; its clients retry as CLIENT_CONFIG says."""
     core = botocore.session.Session()
     core.set_default_client_config(CLIENT_CONFIG)
     credentials = dataclasses.asdict(keys) if keys else {}
     session = boto3.Session(
         botocore_session=core,
-        region_name=region,
+        region_name=region or None,
+        profile_name=profile,
         **{f"aws_{name}": value for name, value in credentials.items()},
     )
-    check_region(session, region)
+    check_region(session, session.region_name)
     return session
 
 
@@ -223,8 +234,12 @@ def explain_sign_in(error: Exception) -> str:
     return f"credential_process of the profile fails: {error}"
 
 
-def check_region(session: boto3.Session, region: str) -> None:
-    """Raise a ConfigError for an unknown region: its endpoint would not answer."""
+def check_region(session: boto3.Session, region: str | None) -> None:
+    """Raise a ConfigError without a region or for an unknown one: its endpoint would not answer."""
+    if not region:
+        raise ConfigError(
+            "no region: your AWS profile names none; add --region, or set it in [emr]"
+        )
     known = [
         name
         for partition in session.get_available_partitions()

@@ -12,6 +12,7 @@ import botocore.loaders
 import pytest
 
 from aws.account import written_buckets
+from aws.locations import locate
 from aws.session import make_session
 from aws.set_up import create_buckets, create_roles, tag_network
 from configs import DL_CFG, load_emr_config, load_etl_config
@@ -67,10 +68,10 @@ def session(emulator: EmrEmulator) -> boto3.Session:
 
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
-    """The shipped dl.cfg with a bucket filled in."""
+    """The shipped dl.cfg with region and bucket filled in."""
     text = DL_CFG.read_text()
-    for key, folder in (("code_uri", "code"), ("log_uri", "logs")):
-        text = text.replace(f"\n{key} = ", f"\n{key} = s3://{BUCKET}/{folder} ")
+    for key, value in (("region", REGION), ("bucket", BUCKET)):
+        text = text.replace(f"\n{key} = ", f"\n{key} = {value} ")
     path = tmp_path / "dl.cfg"
     path.write_text(text)
     return path
@@ -101,7 +102,7 @@ def run(
 @pytest.fixture
 def account(emulator: EmrEmulator, session: boto3.Session, config: Path) -> EmrEmulator:
     """An account that is ready for a cluster: bucket, roles and network."""
-    emr_config, etl_config = load_emr_config(config), load_etl_config(config)
+    emr_config, etl_config = locate(session, load_emr_config(config), load_etl_config(config))
     buckets = written_buckets(emr_config, etl_config)
     create_buckets(session.client("s3"), buckets, REGION)
     create_roles(session, emr_config, etl_config)

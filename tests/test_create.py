@@ -16,13 +16,14 @@ import iac_create
 from aws.account import trusts_region
 from aws.console import Progress
 from aws.create import NEW_ROLE_TRIES
+from aws.locations import locate_without_aws
 from aws.logs import choose_bootstrap_log
 from aws.prices import PriceList, extract_price
 from aws.quota import count_vcpus
 from aws.refusals import find_cure
 from aws.requests import MANAGED_TAG, build_cluster_request
 from aws.session import make_once_client
-from configs import DL_CFG, load_emr_config
+from configs import DL_CFG, load_emr_config, load_etl_config
 from tests.aws_fixtures import *  # noqa: F403 (fixtures)
 from tests.aws_fixtures import BUCKET, REGION
 from tests.emr_emulator import ClusterPlan
@@ -66,7 +67,8 @@ def test_a_new_cluster_is_asked_for_waited_for_and_its_id_is_the_result(account,
 def test_what_is_asked_for_is_the_request_that_dry_run_prints(account, create, config):
     create()
 
-    expected = build_cluster_request(load_emr_config(config))
+    located, _ = locate_without_aws(load_emr_config(config), load_etl_config(config))
+    expected = build_cluster_request(located)
     assert only_cluster(account).request == expected
     assert json.loads(create("--dry-run").out) == expected
 
@@ -209,11 +211,17 @@ def test_a_wrong_setting_is_a_usage_error(create):
     )
 
 
-def test_the_shipped_dl_cfg_asks_for_the_users_bucket(tmp_path, create):
+def test_a_dry_run_of_the_shipped_dl_cfg_needs_no_credentials(create, emulator, monkeypatch):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"):
+        monkeypatch.delenv(name)
+
     outcome = create("--dry-run", "--config", str(DL_CFG))
 
-    assert outcome.code == 2
-    assert "[emr] code_uri = '': expected a folder such as s3://my-bucket/code" in outcome.last_line
+    bucket = "sparkify-123456789012-us-west-2"
+    assert outcome.code == 0
+    assert json.loads(outcome.out)["LogUri"] == f"s3://{bucket}/logs/"
+    assert outcome.err == f"dry run: bucket {bucket} stands for sparkify-<account>-<region>\n"
+    assert not emulator.requests
 
 
 def test_an_unknown_flag_is_a_usage_error(create):

@@ -398,7 +398,7 @@ def account(small_lake, redshift, monkeypatch):
 def load(account, tmp_path, capsys):
     keys = tmp_path / "keys.cfg"
     keys.write_text("[aws]\naccess_key_id =\nsecret_access_key =\nsession_token =\n")
-    files = ["--keys", str(keys), "--output", OUTPUT, "--poll-seconds", "0"]
+    files = ["--keys", str(keys), "--region", REGION, "--output", OUTPUT, "--poll-seconds", "0"]
 
     def run(*arguments, workgroup="my-group"):
         code = redshift_script.main([*files, "--workgroup", workgroup, *arguments])

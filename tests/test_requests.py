@@ -190,7 +190,8 @@ def test_every_setting_of_dl_cfg_reaches_the_request():
 
 
 def test_everything_above_differs_from_the_default_and_covers_every_setting():
-    elsewhere = {"region", "code_uri", "log_uri", "prices"}  # not part of the request, or above
+    # Not part of the request, or above.
+    elsewhere = {"region", "bucket", "code_uri", "log_uri", "prices"}
 
     assert set(EVERYTHING) == {field.name for field in dataclasses.fields(BASE)} - elsewhere
     assert all(getattr(BASE, key) != value for key, value in EVERYTHING.items())

@@ -28,6 +28,7 @@ from aws.code import (
     read_code,
     refuse_secrets,
 )
+from aws.locations import locate_without_aws
 from aws.logs import find_cause
 from aws.requests import build_cluster_request
 from aws.s3 import list_keys
@@ -41,7 +42,7 @@ from aws.steps import (
     explain_end,
     look,
 )
-from configs import ConfigError, load_emr_config
+from configs import ConfigError, load_emr_config, load_etl_config
 from lake.exit_codes import ExitCode
 from lake.tables import TABLES
 from tests.aws_fixtures import *  # noqa: F403 (fixtures)
@@ -69,7 +70,8 @@ def cluster(emulator, session, config):
     """The id of a cluster that waits for steps, in an account that has the bucket."""
     location = {"LocationConstraint": REGION}
     session.client("s3").create_bucket(Bucket=BUCKET, CreateBucketConfiguration=location)
-    request = build_cluster_request(load_emr_config(config))
+    emr_config, _ = locate_without_aws(load_emr_config(config), load_etl_config(config))
+    request = build_cluster_request(emr_config)
     waiting = Cluster("j-0000000000000", REGION, request, ClusterPlan())
     waiting.enter("WAITING")
     emulator.clusters[waiting.id] = waiting
@@ -271,8 +273,8 @@ def test_dry_run_prints_the_step_and_asks_aws_nothing(submit, emulator, monkeypa
 @pytest.mark.parametrize(
     ("flags", "job", "told"),
     [
-        ((), (), r"\[etl\] song_data = data/song_data: the cluster cannot see"),
-        ((), PATHS[:4], r"\[etl\] output = output: .* or -- --output s3://"),
+        ((), ("--song-data", "my/songs"), r"\[etl\] song_data = my/songs: the cluster cannot see"),
+        ((), ("--output", "out"), r"\[etl\] output = out: .* or -- --output s3://"),
         (("--spark-args", "'open"), PATHS, r"--spark-args \"'open\": No closing quotation"),
         (("--code-uri", "gs://x"), PATHS, r"code_uri = 'gs://x': expected a folder such as s3://"),
     ],
@@ -290,6 +292,8 @@ def test_usage_errors_are_one_line(submit, flags, job, told):
         ("--no-wait", "--terminate-after"),
         ("--no-wait", "--catalog"),
         ("--create", "--cluster-id", "j-1"),
+        ("--set-up",),
+        ("--create", "--sample", "--upload", "folder"),
         ("stray",),
     ],
 )
