@@ -930,7 +930,7 @@ def error_body(request: Request, refusal: Refusal) -> tuple[int, Json | str]:
     """An error in the dialect of the service."""
     code, message = refusal.code, xml.sax.saxutils.escape(refusal.message)
     told = f"<Code>{code}</Code><Message>{message}</Message>"
-    if request.service in ("elasticmapreduce", "pricing", "servicequotas"):
+    if request.service in ("elasticmapreduce", "pricing", "servicequotas", "athena", "glue"):
         return refusal.status, {"__type": code, "message": refusal.message}
     if request.service == "ec2":
         return refusal.status, f"<Response><Errors><Error>{told}</Error></Errors></Response>"

@@ -48,7 +48,7 @@ IMPLIED = {
     "redshift:GetClusterCredentialsWithIAM": "a statement for a cluster, as this user",
 }
 SERVICES = (
-    *("emr", "s3", "iam", "ec2", "sts", "pricing", "glue"),
+    *("athena", "emr", "s3", "iam", "ec2", "sts", "pricing", "glue"),
     *("redshift-data", "service-quotas"),
 )
 # Of clients that are not named for their service.
@@ -206,8 +206,12 @@ def test_what_the_scripts_really_send_is_allowed(run, emulator, called):
     assert [outcome.code for outcome in outcomes] == CODES, outcomes
     sent = {action(operation) for operation in called} - {None}
     assert sent <= allowed()
-    # All but what only Ctrl-C asks for was really sent; Glue and Redshift have tests of their own.
-    rest = {name for name in allowed() - sent if not name.startswith(("glue:", "redshift-data:"))}
+    # All but what only Ctrl-C asks for was really sent; the rest have tests of their own.
+    rest = {
+        name
+        for name in allowed() - sent
+        if not name.startswith(("athena:", "glue:", "redshift-data:"))
+    }
     assert rest - set(IMPLIED) == {"elasticmapreduce:CancelSteps"}
 
 
