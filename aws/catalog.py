@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
-from aws.cluster import PROJECT_TAG
 from aws.console import say
 from aws.glue import (
     Action,
@@ -34,6 +33,7 @@ from aws.glue import (
     fetch_registered,
 )
 from aws.locations import locate_lake
+from aws.ownership import OWN_PARAMETERS, has_own_parameter
 from aws.s3 import list_keys, split_uri
 from aws.session import (
     AwsError,
@@ -87,7 +87,6 @@ PARQUET = {
         "Parameters": {"serialization.format": "1"},
     },
 }
-OWNED = dict([PROJECT_TAG])  # a parameter of our tables: only tables that carry it are changed
 OUTPUT_EXPECTS = "the lake's folder in S3, such as s3://my-bucket/lake"
 NAME_EXPECTS = "a name of a-z, 0-9 and _"
 
@@ -316,7 +315,7 @@ def build_table_input(published: Published) -> TableInputTypeDef:
     return {
         "Name": table.name,
         "TableType": "EXTERNAL_TABLE",
-        "Parameters": {"EXTERNAL": "TRUE", "classification": "parquet", **OWNED},
+        "Parameters": {"EXTERNAL": "TRUE", "classification": "parquet", **OWN_PARAMETERS},
         "PartitionKeys": [
             {"Name": name, "Type": column_type(table, name)} for name in table.partition_by
         ],
@@ -375,7 +374,7 @@ def choose_action(table: TableInputTypeDef, found: Mapping[str, Any] | None) -> 
     """What to do with the table itself."""
     if found is None:
         return "create"
-    if not includes(found.get("Parameters"), OWNED):
+    if not has_own_parameter(found):
         raise AwsError(
             f"{found.get('DatabaseName')}.{found['Name']} in the catalogue was not made by this "
             "project: delete it, or name another database in [catalog]"

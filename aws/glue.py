@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+from aws.ownership import OWN_PARAMETERS
 from aws.session import AwsError
 
 if TYPE_CHECKING:
@@ -62,7 +63,13 @@ def create_database(glue: GlueClient, database: str) -> None:
     """Create the database if it does not exist."""
     about = "Sparkify's data lake"
     with contextlib.suppress(glue.exceptions.AlreadyExistsException):
-        glue.create_database(DatabaseInput={"Name": database, "Description": about})
+        glue.create_database(
+            DatabaseInput={
+                "Name": database,
+                "Description": about,
+                "Parameters": OWN_PARAMETERS,
+            }
+        )
 
 
 def apply_change(glue: GlueClient, database: str, change: TableChange) -> None:

@@ -22,8 +22,13 @@ def is_s3(uri: str) -> bool:
 
 def list_keys(s3: S3Client, bucket: str, prefix: str) -> list[str]:
     """All keys with this prefix."""
+    return list(list_sizes(s3, bucket, prefix))
+
+
+def list_sizes(s3: S3Client, bucket: str, prefix: str) -> dict[str, int]:
+    """The bytes of each object with this prefix, by its key."""
     pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
-    return [entry["Key"] for page in pages for entry in page.get("Contents", [])]
+    return {entry["Key"]: entry["Size"] for page in pages for entry in page.get("Contents", [])}
 
 
 def read_text(s3: S3Client, bucket: str, key: str) -> str:

@@ -17,6 +17,7 @@ from aws.account import (
     trusts_region,
 )
 from aws.console import say
+from aws.ownership import OWN_TAGS
 from aws.requests import (
     MANAGED_TAG,
     build_node_policy,
@@ -29,6 +30,7 @@ from aws.session import error_code
 if TYPE_CHECKING:
     import boto3
     from mypy_boto3_ec2 import EC2Client
+    from mypy_boto3_ec2.type_defs import TagTypeDef
     from mypy_boto3_emr import EMRClient
     from mypy_boto3_iam import IAMClient
     from mypy_boto3_s3 import S3Client
@@ -45,6 +47,7 @@ SECURITY_CONFIGURATION = {
     }
 }
 DAYS_TO_FINISH_UPLOAD = 7
+POLICY_NAME = "sparkify"  # of inline policies of the roles; the region follows in the nodes' role
 # EMR makes this one itself, if whoever asks for the first cluster may make it.
 CLEANUP_ROLE = "AWSServiceRoleForEMRCleanup"
 
@@ -65,6 +68,7 @@ def create_bucket(s3: S3Client, bucket: str, region: str) -> None:
     """Create a private, encrypted bucket that deletes unfinished multipart uploads."""
     place: Any = {} if region == "us-east-1" else {"LocationConstraint": region}
     s3.create_bucket(Bucket=bucket, **({"CreateBucketConfiguration": place} if place else {}))
+    s3.put_bucket_tagging(Bucket=bucket, Tagging={"TagSet": OWN_TAGS})
     s3.put_public_access_block(
         Bucket=bucket,
         PublicAccessBlockConfiguration={
@@ -108,11 +112,11 @@ def create_roles(session: boto3.Session, config: EmrConfig, etl: EtlConfig) -> b
     iam.attach_role_policy(
         RoleName=service_role, PolicyArn=f"arn:{partition}:iam::aws:policy/{SERVICE_POLICY}"
     )
-    put_policy(iam, service_role, "sparkify", build_pass_policy(partition, account, node_role))
+    put_policy(iam, service_role, POLICY_NAME, build_pass_policy(partition, account, node_role))
     new.append(create_role(iam, node_role, build_node_trust()))
     # Roles are global. With a policy for each region, the lake of another one can still be written.
     policy = build_node_policy(partition, config, etl)
-    put_policy(iam, node_role, f"sparkify-{config.region}", policy)
+    put_policy(iam, node_role, f"{POLICY_NAME}-{config.region}", policy)
     new.append(create_profile(iam, node_role))
     create_linked_role(iam, CLEANUP_ROLE, "elasticmapreduce.amazonaws.com")
     if config.spot:
@@ -132,7 +136,7 @@ def create_role(iam: IAMClient, name: str, trust: Mapping[str, Any], region: str
             iam.update_assume_role_policy(RoleName=name, PolicyDocument=document)
             say(f"role {name} can now be used in every region")
         return False
-    iam.create_role(RoleName=name, AssumeRolePolicyDocument=document)
+    iam.create_role(RoleName=name, AssumeRolePolicyDocument=document, Tags=OWN_TAGS)
     say(f"created role {name}")
     return True
 
@@ -153,7 +157,7 @@ def create_profile(iam: IAMClient, name: str) -> bool:
     """Put the role of this name into the profile of this name; returns whether that is new."""
     roles = profile_roles(iam, name)
     if roles is None:
-        iam.create_instance_profile(InstanceProfileName=name)
+        iam.create_instance_profile(InstanceProfileName=name, Tags=OWN_TAGS)
         say(f"created instance profile {name}")
     if not roles:
         iam.add_role_to_instance_profile(InstanceProfileName=name, RoleName=name)
@@ -172,5 +176,6 @@ def tag_network(ec2: EC2Client, config: EmrConfig) -> None:
     """Tag the subnets, their VPCs and EMR's security groups in them as its policy asks for."""
     untagged = find_untagged_network(ec2, config)
     if untagged:
-        ec2.create_tags(Resources=untagged, Tags=[{"Key": MANAGED_TAG, "Value": "true"}])
+        managed: TagTypeDef = {"Key": MANAGED_TAG, "Value": "true"}
+        ec2.create_tags(Resources=untagged, Tags=[managed, *OWN_TAGS])
         say(f"tagged {', '.join(untagged)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 import botocore.loaders
 import pytest
 
+import iac_terminate
 from aws.account import written_buckets
 from aws.locations import locate
 from aws.session import make_session
@@ -109,3 +111,16 @@ def account(emulator: EmrEmulator, session: boto3.Session, config: Path) -> EmrE
     tag_network(session.client("ec2"), emr_config)
     emulator.requests.clear()
     return emulator
+
+
+@pytest.fixture
+def terminate(
+    run: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Outcome]:
+    """Run iac_terminate.py, with what the user types when asked."""
+
+    def run_terminate(*arguments: str, answer: str | None = None) -> Outcome:
+        monkeypatch.setattr("sys.stdin", io.StringIO("" if answer is None else f"{answer}\n"))
+        return run(iac_terminate.main, *arguments)
+
+    return run_terminate

@@ -759,6 +759,13 @@ class EmrEmulator:
             raise Fault("InvalidRequestException", message)
         return {"Name": name, "SecurityConfiguration": self.security_configurations[name]}
 
+    def _on_delete_security_configuration(self, params: Json) -> Json:
+        active = [cluster for cluster in self.clusters.values() if cluster.state in OPEN]
+        if params["Name"] in [cluster.request.get("SecurityConfiguration") for cluster in active]:
+            raise Fault("InvalidRequestException", f"{params['Name']} is in use.")
+        self.security_configurations.pop(params["Name"])
+        return {}
+
     # Small helpers.
 
     def _new_id(self, letter: str) -> str:

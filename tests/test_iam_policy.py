@@ -25,10 +25,14 @@ from tests.emr_emulator import ClusterPlan, StepPlan
 ROOT = DL_CFG.parent
 DAILY = json.loads((ROOT / "aws" / "iam-policy.json").read_text())
 SET_UP = json.loads((ROOT / "aws" / "iam-policy-set-up.json").read_text())
-SET_UP_MODULES = ("set_up.py",)  # what they call on top needs the policy for the set-up
+SET_UP_MODULES = (
+    "set_up.py",
+    "removal.py",
+)  # what they call on top needs the policy for the set-up
 PREFIX = {"emr": "elasticmapreduce", "service-quotas": "servicequotas"}
 # Operations whose action has another name, or that need none.
 ACTIONS = {
+    "s3:DeleteObjects": "s3:DeleteObject",
     "s3:HeadBucket": "s3:ListBucket",
     "s3:HeadObject": "s3:GetObject",
     "s3:ListObjectsV2": "s3:ListBucket",
@@ -42,10 +46,17 @@ IMPLIED = {
     "elasticmapreduce:AddTags": "RunJobFlow with Tags",
     "elasticmapreduce:PutAutoTerminationPolicy": "RunJobFlow with AutoTerminationPolicy",
     "elasticmapreduce:PutManagedScalingPolicy": "RunJobFlow with ManagedScalingPolicy",
+    "glue:GetDatabase": "a query in Athena",
     "iam:PassRole": "RunJobFlow with roles",
     "redshift-serverless:GetCredentials": "a statement for a workgroup",
     "redshift:GetClusterCredentials": "a statement for a cluster, as another user",
     "redshift:GetClusterCredentialsWithIAM": "a statement for a cluster, as this user",
+    "s3:AbortMultipartUpload": "the upload of a large file that fails",
+    "s3:GetBucketLocation": "a query in Athena",
+}
+IMPLIED_BY_SET_UP = {
+    "iam:TagInstanceProfile": "CreateInstanceProfile with Tags",
+    "iam:TagRole": "CreateRole with Tags",
 }
 SERVICES = (
     *("athena", "emr", "s3", "iam", "ec2", "sts", "pricing", "glue"),
@@ -119,7 +130,13 @@ def test_the_policy_lacks_nothing_and_holds_nothing_superfluous():
 
 
 def test_the_policy_for_the_set_up_holds_what_that_needs_on_top():
-    assert allowed(SET_UP) == actions_in_the_code(set_up=True) - allowed(DAILY)
+    called = actions_in_the_code(set_up=True) - allowed(DAILY)
+    assert allowed(SET_UP) == called | set(IMPLIED_BY_SET_UP)
+
+
+@pytest.mark.parametrize("policy", [DAILY, SET_UP], ids=["daily", "set-up"])
+def test_a_policy_can_be_attached_to_a_user(policy):
+    assert len(json.dumps(policy, separators=(",", ":"))) <= 6144  # IAM's limit, without spaces
 
 
 @pytest.mark.parametrize("policy", [DAILY, SET_UP], ids=["daily", "set-up"])
@@ -203,7 +220,9 @@ def tour(run, account):
 def test_what_the_scripts_really_send_is_allowed(run, emulator, called):
     outcomes = tour(run, emulator)
 
-    assert [outcome.code for outcome in outcomes] == CODES, outcomes
+    outcomes.append(run(iac_terminate.main, "--everything", "--with-data", "--yes"))
+
+    assert [outcome.code for outcome in outcomes] == [*CODES, 0], outcomes
     sent = {action(operation) for operation in called} - {None}
     assert sent <= allowed()
     # All but what only Ctrl-C asks for was really sent; the rest have tests of their own.
@@ -212,7 +231,8 @@ def test_what_the_scripts_really_send_is_allowed(run, emulator, called):
         for name in allowed() - sent
         if not name.startswith(("athena:", "glue:", "redshift-data:"))
     }
-    assert rest - set(IMPLIED) == {"elasticmapreduce:CancelSteps"}
+    implied = {*IMPLIED, *IMPLIED_BY_SET_UP}
+    assert rest - implied == {"elasticmapreduce:CancelSteps"}
 
 
 def test_daily_use_needs_the_policy_for_daily_use_only(run, account, called):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import io
 import re
 import subprocess
 import sys
@@ -17,17 +16,6 @@ from tests.aws_fixtures import *  # noqa: F403 (fixtures)
 from tests.emr_emulator import ClusterPlan
 
 NOW = dt.datetime(2026, 1, 1, 12, tzinfo=dt.timezone.utc)
-
-
-@pytest.fixture
-def terminate(run, monkeypatch):
-    """Run the script, with what the user types when asked."""
-
-    def run_terminate(*arguments, answer=None):
-        monkeypatch.setattr("sys.stdin", io.StringIO("" if answer is None else f"{answer}\n"))
-        return run(iac_terminate.main, *arguments)
-
-    return run_terminate
 
 
 @pytest.fixture
