@@ -106,7 +106,7 @@ def explain_bucket(bucket: str, region: str, error: ClientError) -> str:
     """What is wrong with a bucket; S3 answers HeadBucket with a status code and no message."""
     code, headers = error_code(error), error.response["ResponseMetadata"]["HTTPHeaders"]
     if code == "404":
-        return f"there is no bucket {bucket}: add --create-bucket, or correct dl.cfg"
+        return f"there is no bucket {bucket}: add --set-up, or correct dl.cfg"
     if code == "403":
         return f"bucket {bucket} belongs to someone else: choose another name in dl.cfg"
     if code == "301":
@@ -126,7 +126,7 @@ def check_roles(iam: IAMClient, config: EmrConfig) -> Iterator[str]:
     if not roles:
         state = "does not exist" if roles is None else "holds no role"
         yield (
-            f"instance profile {config.instance_profile} {state}: add --create-roles,"
+            f"instance profile {config.instance_profile} {state}: add --set-up,"
             " or name another as instance_profile in [emr]"
         )
 
@@ -136,18 +136,18 @@ def check_service_role(iam: IAMClient, config: EmrConfig) -> Iterator[str]:
     role = find_role(iam, config.service_role)
     if role is None:
         yield (
-            f"there is no role {config.service_role}: add --create-roles,"
+            f"there is no role {config.service_role}: add --set-up,"
             " or name another as service_role in [emr]"
         )
         return
     if not trusts_region(role["AssumeRolePolicyDocument"], config.region):
         yield (
             f"EMR may not assume {config.service_role} in {config.region}: its trust policy names"
-            " another region: add --create-roles, which brings it up to date"
+            " another region: add --set-up, which brings it up to date"
         )
     # EMR's v2 policy does not let it make this role.
     if config.spot and has_v2_policy(iam, config.service_role) and not find_role(iam, SPOT_ROLE):
-        yield f"there is no role {SPOT_ROLE}, which spot nodes need: add --create-roles"
+        yield f"there is no role {SPOT_ROLE}, which spot nodes need: add --set-up"
 
 
 def check_network(ec2: EC2Client, iam: IAMClient, config: EmrConfig) -> Iterator[str]:
@@ -164,7 +164,7 @@ def check_network(ec2: EC2Client, iam: IAMClient, config: EmrConfig) -> Iterator
     elif untagged and has_v2_policy(iam, config.service_role):
         yield (
             f"the policy of {config.service_role} allows only networks with the tag {MANAGED_TAG}"
-            f" = true, and {', '.join(untagged)} lack it: add --tag-network"
+            f" = true, and {', '.join(untagged)} lack it: add --set-up"
         )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from aws.cluster import failure_reason
 from aws.quota import QUOTA
 
-SET_UP = "run iac_create.py --create-roles"
+SET_UP = "run iac_create.py --set-up"
 MORE_TYPES = "name several types of one size as master_types and core_types in [emr]"
 # EMR documents no list of these texts. They are from reports of users, and the first that fits
 # counts: https://github.com/aws/aws-parallelcluster/issues/3505 has one of them.
@@ -19,7 +19,7 @@ CURES = (
     (
         r"insufficient EC2 permissions",
         "EMR's policy allows only subnets, VPCs and security groups with its tag:"
-        " run iac_create.py --tag-network; if the roles are new, try again in a minute",
+        " run iac_create.py --set-up; if the roles are new, try again in a minute",
     ),
     (
         r"service ?role.* is invalid",

@@ -282,7 +282,7 @@ def explain_refusal(error: errors.ClientError) -> str:
         return f"AWS throttles requests ({operation}: {code}): try again in a few minutes"
     if code == "NoSuchBucket":
         bucket = error.response["Error"].get("BucketName", "of that name")
-        return f"there is no bucket {bucket}: run iac_create.py --create-bucket, or correct dl.cfg"
+        return f"there is no bucket {bucket}: run iac_create.py --set-up, or correct dl.cfg"
     return f"AWS refused {operation}: {message} ({code})"
 
 

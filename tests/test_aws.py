@@ -82,11 +82,11 @@ def refusal(code, message="why", operation="RunJobFlow", **more):
         ],
         (
             refusal("NoSuchBucket", BucketName="b"),
-            "there is no bucket b: run iac_create.py --create-bucket, or correct dl.cfg",
+            "there is no bucket b: run iac_create.py --set-up, or correct dl.cfg",
         ),
         (
             refusal("NoSuchBucket"),
-            "there is no bucket of that name: run iac_create.py --create-bucket, or correct dl.cfg",
+            "there is no bucket of that name: run iac_create.py --set-up, or correct dl.cfg",
         ),
         (refusal("Odd", "a\nb"), "AWS refused RunJobFlow: a b (Odd)"),
         (errors.NoCredentialsError(), f"no AWS credentials found: {SIGN_IN}"),

@@ -248,10 +248,10 @@ def test_for_an_empty_account_one_line_names_all_that_is_missing(emulator, creat
 
     assert outcome.code == 1
     assert outcome.err == (
-        f"iac_create.py: error: there is no bucket {BUCKET}: add --create-bucket, or correct"
-        " dl.cfg; there is no role SparkifyEmrServiceRole: add --create-roles,"
+        f"iac_create.py: error: there is no bucket {BUCKET}: add --set-up, or correct"
+        " dl.cfg; there is no role SparkifyEmrServiceRole: add --set-up,"
         " or name another as service_role in [emr];"
-        " instance profile SparkifyEmrNodeRole does not exist: add --create-roles,"
+        " instance profile SparkifyEmrNodeRole does not exist: add --set-up,"
         " or name another as instance_profile in [emr]\n"
     )
     assert "RunJobFlow" not in emulator.operations()
@@ -281,7 +281,7 @@ def test_for_an_empty_account_one_line_names_all_that_is_missing(emulator, creat
         ),
         (
             ["--log-uri", "s3://no-such-bucket"],
-            "there is no bucket no-such-bucket: add --create-bucket, or correct dl.cfg",
+            "there is no bucket no-such-bucket: add --set-up, or correct dl.cfg",
         ),
         (
             ["--release-label", "emr-6.15.0"],
@@ -290,11 +290,11 @@ def test_for_an_empty_account_one_line_names_all_that_is_missing(emulator, creat
         ),
         (
             ["--service-role", "nobody"],
-            "there is no role nobody: add --create-roles, or name another as service_role in [emr]",
+            "there is no role nobody: add --set-up, or name another as service_role in [emr]",
         ),
         (
             ["--instance-profile", "nobody"],
-            "instance profile nobody does not exist: add --create-roles,"
+            "instance profile nobody does not exist: add --set-up,"
             " or name another as instance_profile in [emr]",
         ),
         (
@@ -326,7 +326,7 @@ def test_a_bucket_of_someone_else_is_distinguished_from_a_missing_one(account, c
 def test_the_bucket_of_the_lake_is_checked_as_well(account, create, config):
     config.write_text(config.read_text().replace("output = output", "output = s3://no-lake/out"))
 
-    assert "there is no bucket no-lake: add --create-bucket" in create().err
+    assert "there is no bucket no-lake: add --set-up" in create().err
 
 
 def test_an_instance_profile_without_a_role_is_reported(account, create, session):
@@ -335,7 +335,7 @@ def test_an_instance_profile_without_a_role_is_reported(account, create, session
     outcome = create("--instance-profile", "empty")
 
     assert outcome.code == 1
-    assert "instance profile empty holds no role: add --create-roles" in outcome.err
+    assert "instance profile empty holds no role: add --set-up" in outcome.err
 
 
 def untag_network(session):
@@ -356,7 +356,7 @@ def test_a_network_without_the_tag_of_emrs_policy_is_reported_and_tagged_on_requ
         1,
         "iac_create.py: error: the policy of SparkifyEmrServiceRole allows only networks with the"
         " tag for-use-with-amazon-emr-managed-policies = true, and"
-        f" {ids[0]}, {vpcs[0]} lack it: add --tag-network\n",
+        f" {ids[0]}, {vpcs[0]} lack it: add --set-up\n",
     )
 
     outcome = create("--subnet-ids", ids[0], "--tag-network", "--no-wait")
@@ -604,14 +604,7 @@ def test_the_set_up_flags_work_while_a_cluster_is_there(account, create, config,
     assert "arn:aws:s3:::new-lake/lake/*" in json.dumps(policy["PolicyDocument"])
 
 
-ELSEWHERE = (
-    "--region",
-    "eu-central-1",
-    "--code-uri",
-    "s3://eu-bucket/code",
-    "--log-uri",
-    "s3://eu-bucket/logs",
-)
+ELSEWHERE = ("--region", "eu-central-1", "--bucket", "eu-bucket")
 
 
 def test_a_second_region_needs_the_flags_and_leaves_the_first_lake_writable(
@@ -642,7 +635,7 @@ def test_a_role_that_trusts_emr_in_another_region_only_is_reported_and_brought_u
     assert (outcome.code, outcome.err) == (
         1,
         "iac_create.py: error: EMR may not assume SparkifyEmrServiceRole in us-west-2: its trust"
-        " policy names another region: add --create-roles, which brings it up to date\n",
+        " policy names another region: add --set-up, which brings it up to date\n",
     )
 
     outcome = create("--create-roles")
@@ -696,7 +689,7 @@ def test_security_groups_that_an_older_emr_has_left_are_reported_and_tagged(
 
     outcome = create()
     assert (outcome.code, len(account.clusters)) == (1, 0)
-    assert f"managed-policies = true, and {ids} lack it: add --tag-network" in outcome.err
+    assert f"managed-policies = true, and {ids} lack it: add --set-up" in outcome.err
 
     outcome = create("--tag-network")
     assert (outcome.code, outcome.err.partition("\n")[0]) == (0, f"tagged {ids}")
@@ -742,7 +735,7 @@ def test_spot_nodes_get_the_role_that_ec2_wants_for_them(account, create):
     spot = ("--task-count", "1", "--spot", "task")
     assert create(*spot).last_line == (
         "iac_create.py: error: there is no role AWSServiceRoleForEC2Spot, which spot nodes need:"
-        " add --create-roles"
+        " add --set-up"
     )
 
     outcome = create(*spot, "--create-roles")
@@ -752,15 +745,15 @@ def test_spot_nodes_get_the_role_that_ec2_wants_for_them(account, create):
 
 
 REASONS = [
-    ("Service role arn:aws:iam::1:role/x has insufficient EC2 permissions", "--tag-network"),
-    ("EMR service role arn:aws:iam::1:role/x is invalid", "--create-roles"),
-    ("The requested instance profile is not associated with a role", "--create-roles"),
+    ("Service role arn:aws:iam::1:role/x has insufficient EC2 permissions", "--set-up"),
+    ("EMR service role arn:aws:iam::1:role/x is invalid", "--set-up"),
+    ("The requested instance profile is not associated with a role", "--set-up"),
     ("more vCPU capacity than your current vCPU limit of 5 allows", "set core_count = 1"),
     ("The type is not supported in the requested availability zone.", "a subnet in another zone"),
     ("Amazon EC2 has insufficient capacity for instance type m5.xlarge", "several types"),
     ("security group sg-1 violates Block Public Access", "remove its rules for 0.0.0.0/0"),
     ("no permission to create the service-linked role for EC2 Spot Instances.", "spot set"),
-    ("Service-linked role 'AWSServiceRoleForEMRCleanup' is required", "--create-roles"),
+    ("Service-linked role 'AWSServiceRoleForEMRCleanup' is required", "--set-up"),
     ("The subnet subnet-1 does not have enough free addresses", "a subnet with free addresses"),
     ("Cannot find route to InternetGateway in main RouteTable", "a route to the internet"),
     ("The specified key pair does not exist", "a key pair of this region"),

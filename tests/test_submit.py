@@ -661,7 +661,7 @@ def test_a_step_is_judged_by_its_own_end_where_the_cluster_ends_after_it(
 def test_the_bucket_of_the_jobs_own_arguments_is_checked_before_a_cluster_is_made(submit, account):
     outcome = submit("--create", job=[*PATHS[:4], "--output", "s3://other-bucket/lake"])
     assert outcome.code == ExitCode.FAILED
-    assert "there is no bucket other-bucket: add --create-bucket" in outcome.last_line
+    assert "there is no bucket other-bucket: add --set-up" in outcome.last_line
     assert not account.clusters
 
 
