@@ -132,12 +132,12 @@ def upload_data(s3: S3Client, files: Sequence[DataFile]) -> int:
 
 def show_uploads(uploads: Sequence[concurrent.futures.Future[None]]) -> None:
     """Show how many uploads are done until all are; after a failure no further one begins."""
-    state = f"uploading {len(uploads):,} data files:"
+    state = f"uploading {len(uploads):,} data files"
     try:
         with Progress() as progress:
             for done, upload in enumerate(concurrent.futures.as_completed(uploads), start=1):
                 upload.result()
-                progress.show(state, f"{done:,} done")
+                progress.show(state, f"({done:,} done)")
     except BaseException:
         for upload in uploads:
             upload.cancel()

@@ -15,7 +15,6 @@ import shlex
 import subprocess
 import sys
 import tempfile
-import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -33,8 +32,13 @@ SETTINGS = {
     "log_data": f"s3://{BUCKET}/log_data",
     "output": f"s3://{BUCKET}/lake",
 }
-CREDENTIALS = {"AWS_ACCESS_KEY_ID": "AKIADUMMY", "AWS_SECRET_ACCESS_KEY": "dummy"}
-SAMPLE = ("song_data/A/A/A/", "2018-11-01-events")  # of data/: enough for a tour
+CREDENTIALS = {
+    "AWS_ACCESS_KEY_ID": "AKIADUMMY",
+    "AWS_SECRET_ACCESS_KEY": "dummy",
+    "AWS_DEFAULT_REGION": "us-west-2",
+}
+OWN_BUCKET = "sparkify-123456789012-us-west-2"  # that follows from the account and the region
+FIRST_DAY = ("--set-up", "--sample", "--create", "--catalog", "--terminate-after")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,49 +85,30 @@ def emulated_account(work: Path, environ: Mapping[str, str]) -> Iterator[Account
         yield Account(emulator, work, {**plain, "COLUMNS": "100", **environ})
 
 
-def upload_sample(account: Account) -> None:
-    """Put a part of the sample where my.cfg looks for it."""
-    for path, content in read_sample().items():
-        account.s3.put_object(Bucket=BUCKET, Key=path, Body=content)
-
-
-def read_sample() -> dict[str, bytes]:
-    """Some folder of songs and a day of the log, by their paths."""
-    files = {}
-    for name in ("song-data.zip", "log-data.zip"):
-        with zipfile.ZipFile(ROOT / "data" / name) as archive:
-            paths = [path for path in archive.namelist() if any(part in path for part in SAMPLE)]
-            files |= {path: archive.read(path) for path in paths if not path.endswith("/")}
-    return files
-
-
 TOUR = (
-    ("iac_create.py", "--create-bucket", "--create-roles", "--tag-network"),
-    ("iac_submit_etl.py",),
-    ("iac_submit_etl.py", "--", "--log-data", f"s3://{BUCKET}/no-such-folder"),
+    ("iac_submit_etl.py", *FIRST_DAY),
+    ("iac_create.py",),
+    ("iac_submit_etl.py", "--", "--log-data", f"s3://{OWN_BUCKET}/no-such-folder"),
     ("get_cluster_status.py",),
-    ("iac_terminate.py", "--yes"),
+    ("iac_terminate.py", "--everything", "--with-data", "--yes"),
 )
 
 
 def main() -> int:
-    """Run the tour and print it as a transcript."""
+    """Run the tour on the shipped dl.cfg and print it as a transcript."""
     with (
         tempfile.TemporaryDirectory() as folder,
         emulated_account(Path(folder), CREDENTIALS) as account,
     ):
         for script, *arguments in TOUR:
-            show(account, script, "--config", "my.cfg", "--poll-seconds", "2", *arguments)
-            if script == "iac_create.py":
-                upload_sample(account)
-                print(f"(a part of data/ is now in s3://{BUCKET})\n", flush=True)
+            show(account, script, *arguments)
     return 0
 
 
 def show(account: Account, script: str, *arguments: str) -> None:
     """Run a script, and print the command, what it said and its exit code."""
     print(f"$ python {script} {shlex.join(arguments)}", flush=True)
-    done = account.run(script, *arguments)
+    done = account.run(script, "--poll-seconds", "2", *arguments)
     print(f"{done.stdout}(exit code {done.returncode})\n", flush=True)
 
 

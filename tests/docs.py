@@ -119,7 +119,9 @@ def build_settings(file: str) -> str:
     """All sections of a configuration file with its own comments, and a row per key."""
     parts: list[str] = []
     rows: list[list[str]] = []
-    for line in (ROOT / file).read_text(encoding="utf-8").splitlines():
+    # A comment of several lines is one paragraph.
+    text = re.sub(r"(?<=\n)(# .*(?:\n# .*)+)", join_comment, (ROOT / file).read_text("utf-8"))
+    for line in text.splitlines():
         if line.startswith("["):
             parts += [*_flush(rows), f"### `{line.strip()}`", ""]
         elif parts and line.startswith("# "):
@@ -129,6 +131,11 @@ def build_settings(file: str) -> str:
             why = match["why"] or WHY_KEYS[match["key"]]
             rows.append([f"`{match['key']}`", f"`{default}`" if default else "blank", why])
     return "\n".join([*parts, *_flush(rows)]).strip()
+
+
+def join_comment(lines: re.Match[str]) -> str:
+    """The lines of a comment as one line."""
+    return lines[0].replace("\n# ", " ")
 
 
 def _flush(rows: list[list[str]]) -> list[str]:

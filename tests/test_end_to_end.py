@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import zipfile
 
 import duckdb
 import pytest
@@ -16,11 +17,12 @@ import pytest
 from aws.s3 import list_keys
 from lake.exit_codes import ExitCode
 from lake.tables import TABLES
-from tests.demo_aws import BUCKET, CREDENTIALS, emulated_account, read_sample, upload_sample
+from tests.demo_aws import BUCKET, CREDENTIALS, ROOT, emulated_account
 
 CANARY = "canary/secret+that/must+stay/home+123456"
 KEYS = f"[aws]\naccess_key_id = AKIACANARY\nsecret_access_key = {CANARY}\nsession_token =\n"
 PLAY_KEY = ("ts", "userId", "sessionId", "itemInSession")
+SAMPLE = ("song_data/A/A/A/", "2018-11-01-events")  # of data/: enough for these tests
 FLAGS = ("--config", "my.cfg", "--keys", "my-keys.cfg", "--poll-seconds", "1")
 
 
@@ -32,6 +34,22 @@ def account(tmp_path_factory):
     environ = {**CREDENTIALS, "AWS_SECRET_ACCESS_KEY": f"{CANARY}-environment"}
     with emulated_account(work, environ) as account:
         yield account
+
+
+def upload_sample(account):
+    """Put a part of the sample where my.cfg looks for it."""
+    for path, content in read_sample().items():
+        account.s3.put_object(Bucket=BUCKET, Key=path, Body=content)
+
+
+def read_sample():
+    """Some folder of songs and a day of the log, by their paths."""
+    files = {}
+    for name in ("song-data.zip", "log-data.zip"):
+        with zipfile.ZipFile(ROOT / "data" / name) as archive:
+            paths = [path for path in archive.namelist() if any(part in path for part in SAMPLE)]
+            files |= {path: archive.read(path) for path in paths if not path.endswith("/")}
+    return files
 
 
 def objects(account, prefix):

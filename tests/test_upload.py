@@ -96,7 +96,7 @@ def test_only_what_is_new_or_changed_is_uploaded_again(s3, etl, folder, capsys):
     assert stored(s3)["song_data/A/one.json"] == b"[]"
     told = capsys.readouterr().err
     assert told.endswith("uploaded 2 of 3 data files, 4 B; the rest is there already\n")
-    assert "uploading 2 data files: 1 done\n" in told
+    assert "uploading 2 data files (1 done)\n" in told
 
 
 @pytest.mark.parametrize("size", [0, 1, 6 * 2**20 - 1, 6 * 2**20, 13 * 2**20])
