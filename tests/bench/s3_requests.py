@@ -72,11 +72,11 @@ def kind_of(environ) -> str:
 
 
 def area_of(environ) -> str:
-    """What a request is about: song_data, log_data, what is staged of them, or the lake."""
+    """What a request is about: song_data, log_data, what is parsed of them, or the lake."""
     prefix = parse_qs(environ.get("QUERY_STRING", "")).get("prefix", [""])[0]
     key = unquote(environ["PATH_INFO"]).removeprefix(f"/{BUCKET}").strip("/") or prefix
-    if re.match(r"lake/_etl/[^/]+/(song_data|log_data)", key):
-        return "staged"
+    if re.match(r"lake/_etl/(parsed|[^/]+)/(song_data|log_data)", key):
+        return "parsed"
     return re.match(r"[^/]*", key)[0] or "lake"  # a bulk delete names its keys in its body alone
 
 
@@ -136,6 +136,26 @@ def measure(asked: Asked) -> list[list[dict[str, object]]]:
                 files = sum(table["files"] for table in report["tables"].values())
                 runs.append({"songs": songs, "files": files, "counts": s3.counts, "report": report})
     return measured
+
+
+def measure_days(asked: Asked) -> dict[str, Counts]:
+    """What runs ask one after the other: the first, one with nothing new, one with a day more."""
+    s3, found = CountingS3(asked.delay), {}
+    with served(s3) as endpoint, waiting_job(endpoint, asked) as job:
+        put_input(endpoint, asked.songs[0], asked.years[0], "First")
+        for name in ("first", "nothing new", "one more day"):
+            if name == "one more day":
+                put_day(endpoint)
+            run_job(job, s3, endpoint)
+            found[name] = s3.counts
+    return found
+
+
+def put_day(endpoint: str) -> None:
+    """A file of the log with plays of a month that the lake has."""
+    lines = "\n".join(json.dumps(event(itemInSession=n, sessionId=2)) for n in range(100))
+    key = "log_data/2018/11/more-events.json"
+    client(endpoint).put_object(Bucket=BUCKET, Key=key, Body=lines.encode())
 
 
 @contextlib.contextmanager
@@ -219,12 +239,19 @@ def main() -> None:
     )
     parser.add_argument("--committer", choices=("default", "magic"), default="default")
     parser.add_argument("--delay", type=float, default=0.0, help="seconds for each request")
+    parser.add_argument("--days", action="store_true", help="count runs with little to do instead")
     parser.add_argument("--conf", nargs="*", default=[], help="Spark settings, as name=value")
     given = parser.parse_args()
     settings = dict(pair.split("=", 1) for pair in given.conf)
-    few, many = measure(
-        Asked(given.songs, given.years, given.titles, given.committer, given.delay, settings)
-    )[-1]
+    asked = Asked(given.songs, given.years, given.titles, given.committer, given.delay, settings)
+    if given.days:
+        for name, counts in measure_days(asked).items():
+            by_stage = Counter()
+            for (stage, _, _), count in counts.items():
+                by_stage[stage] += count
+            print(f"{name}: {counts.total():,} requests, by stage {dict(by_stage)}")
+        return
+    few, many = measure(asked)[-1]
     for run in (few, many):
         seconds = run["report"]["seconds"]
         print(f"{run['songs']} song files, {run['files']} output files: {seconds}")

@@ -180,7 +180,7 @@ def test_a_request_to_s3_is_counted_as_what_it_asks(method, query, copied, kind)
         ("/lake", "list-type=2&prefix=log_data%2F2018%2F", "log_data"),
         ("/lake/", "prefix=lake%2F_etl", "lake"),
         ("/lake/", "delete", "lake"),
-        ("/lake/lake/_etl/20260101T000000Z-1/song_data/part-0.parquet", "", "staged"),
+        ("/lake/lake/_etl/parsed/song_data/run=1/part-0.parquet", "", "parsed"),
         ("/lake/lake/songs/year%3D2000/part-0.parquet", "", "lake"),
     ],
 )
