@@ -29,3 +29,4 @@ def probe_rename(storage: Storage, run: str) -> None:
     storage.delete(PROBE)  # of a run that was killed here
     storage.rename(staged, PROBE)
     storage.delete(PROBE)
+    storage.delete(f"{ETL}/{run}")  # a run that finds nothing new stages nothing else
