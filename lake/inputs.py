@@ -130,15 +130,17 @@ RACY_NANOSECONDS = 20_000_000  # how coarse a disk's clock may be
 COARSE_NANOSECONDS = 2_000_000_000  # where a store keeps whole seconds only
 
 
-def settle_version(version: Version, now: int) -> Version:
-    """The version to note: one that no listing equals if a file changed at the time it was listed.
+def settle_version(version: Version, began: int, ended: int) -> Version:
+    """The version to note: one that no listing equals if a file changed while it was listed.
 
     It may have changed once more within the same tick of the store's clock, with as many bytes.
+    A time that lies further in the future is no reason to read a file again.
     """
-    if version.etag:
+    if not version.changed:
         return version
     tick = RACY_NANOSECONDS if version.changed % 1_000_000_000 else COARSE_NANOSECONDS
-    return version if abs(now - version.changed) > tick else version._replace(changed=-1)
+    is_racy = began - tick <= version.changed <= ended + tick
+    return version._replace(changed=-1) if is_racy else version
 
 
 # ---- Why all is read -----------------------------------------------------------------------------

@@ -31,7 +31,8 @@ class SourceError(Exception):
 class Listing:
     """The files of a source to read, by their paths as Spark has them, and those passed over."""
 
-    at: int  # when, in nanoseconds since 1970
+    began: int  # when, in nanoseconds since 1970
+    ended: int
     storages: Sequence[Storage]  # one for each folder or file that the source's path stands for
     files: Mapping[str, Version]
     passed_over: Sequence[str]
@@ -42,7 +43,7 @@ def list_source(spark: SparkSession, name: str, path: str) -> Listing:
 
     Raises SourceError if the path does not exist, or if a file is packed as Spark cannot read it.
     """
-    at = time.time_ns()
+    began = time.time_ns()
     storages = find_roots(spark, name, path)
     files: dict[str, Version] = {}
     passed_over = []
@@ -53,9 +54,10 @@ def list_source(spark: SparkSession, name: str, path: str) -> Listing:
                 passed_over.append(file)
             else:
                 files[file] = version
+    ended = time.time_ns()
     refuse_packed(name, files)
     refuse_unreadable_names(spark, name, files)
-    return Listing(at, storages, files, sorted(passed_over))
+    return Listing(began, ended, storages, files, sorted(passed_over))
 
 
 def find_roots(spark: SparkSession, name: str, path: str) -> list[Storage]:

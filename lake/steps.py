@@ -107,7 +107,7 @@ def parse_files(
     facts = read_file_facts(run.spark.read.schema(source.record).parquet(path))
     return {
         file: KnownFile(
-            settle_version(listing.files[file], listing.at),
+            settle_version(listing.files[file], listing.began, listing.ended),
             run.report.run,
             facts.get(file, FileFacts([], {})),
         )
