@@ -57,7 +57,8 @@ class Version(NamedTuple):
 
     bytes: int
     changed: int  # in nanoseconds since 1970; 0 where there is an ETag, which tells more
-    etag: str = ""
+    # S3's ETag, or a disk's inode: files of one archive have one time, and may swap their names.
+    identity: str = ""
 
 
 class Storage(Protocol):
@@ -360,7 +361,8 @@ class Disk:
                 paths += [f"{folder}/{name}" for name in files]
             for path in paths:
                 status = os.stat(path)  # noqa: PTH116 (twice as fast as Path)
-                found[f"file:{path}"] = Version(status.st_size, status.st_mtime_ns)
+                version = Version(status.st_size, status.st_mtime_ns, str(status.st_ino))
+                found[f"file:{path}"] = version
         return found
 
     def folders(self, relative: str) -> list[str]:
