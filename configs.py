@@ -131,7 +131,7 @@ def secret(parse: Callable[[str], Any], expects: str) -> Any:  # noqa: ANN401 (a
 
 @dataclasses.dataclass(frozen=True)
 class EtlConfig:
-    """What a run of the job reads, writes and tolerates: [etl] and [partitions] of dl.cfg."""
+    """What a run of the job reads, writes and tolerates: [etl], [partitions], [s3] of dl.cfg."""
 
     song_data: str = setting(parse_location, "one folder or URI such as s3://bucket/song_data")
     log_data: str = setting(parse_location, "one folder or URI such as s3://bucket/log_data")
@@ -143,6 +143,7 @@ class EtlConfig:
     incremental: bool = setting(yes_or_no, "yes or no")
     full: bool = False  # no setting: --full asks for it
     partitions: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    s3: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -279,7 +280,8 @@ def load_etl_config(
     partitions = {table.name: _partition(settings, table) for table in tables}
     config = load_section(settings, "etl", EtlConfig)
     _check_overlap(config)
-    return dataclasses.replace(config, partitions=partitions)
+    s3 = load_mapping(settings, "s3", "fs.")
+    return dataclasses.replace(config, partitions=partitions, s3=s3)
 
 
 def load_emr_config(

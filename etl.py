@@ -31,6 +31,7 @@ from configs import DL_CFG, ConfigError, EtlConfig, load_etl_config
 from lake.checks import DataQualityError
 from lake.exit_codes import ExitCode
 from lake.inputs import find_rules
+from lake.laptop import SignInError, explain
 from lake.layout import layout_of
 from lake.lines import is_blank, loaded
 from lake.listing import SourceError
@@ -315,6 +316,7 @@ ENDS: dict[type[BaseException], ExitCode] = {
     LockedError: ExitCode.LOCKED,
     KeyboardInterrupt: ExitCode.CTRL_C,
     **dict.fromkeys((SourceError, DataQualityError, StorageError), ExitCode.FAILED),
+    SignInError: ExitCode.FAILED,
     **dict.fromkeys((PySparkException, Py4JError), ExitCode.FAILED),
 }
 
@@ -325,7 +327,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         run_command(arguments, load_config(arguments))
     except tuple(ENDS) as error:
-        print(f"etl.py: error: {one_line(error)}", file=sys.stderr)
+        print(f"etl.py: error: {explain(one_line(error))}", file=sys.stderr)
         return next(code for kind, code in ENDS.items() if isinstance(error, kind))
     return ExitCode.DONE
 

@@ -20,6 +20,7 @@ from pyspark.errors import PySparkRuntimeError
 from pyspark.sql import SparkSession
 
 from configs import ConfigError, EtlConfig
+from lake.laptop import hide_keys, s3_access
 
 # On a laptop's few cores this garbage collector reads 7 % more lines a second than the default.
 COLLECTOR = "-XX:+UseParallelGC"
@@ -41,29 +42,43 @@ def create_session(config: EtlConfig | None = None) -> SparkSession:
     The settings for a laptop are made only where no spark-submit has made them.
     """
     builder = SparkSession.builder.appName("sparkify-etl")
-    if "PYSPARK_GATEWAY_PORT" not in os.environ:
+    if "PYSPARK_GATEWAY_PORT" in os.environ:
+        spark = start(builder)
+    else:
         check_spark_home(os.environ.get("SPARK_HOME", ""))
         check_python_path(os.environ.get("PYTHONPATH", ""))
         os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
-        log4j2 = Path(__file__).with_name("log4j2.properties").as_uri()
-        builder = (
-            builder.config(
-                "spark.driver.extraJavaOptions",
-                f"{java_options(config)} -Dlog4j2.configurationFile={log4j2}",
-            )
-            .config("spark.ui.enabled", False)
-            .config("spark.driver.host", "127.0.0.1")
-            .config("spark.driver.bindAddress", "127.0.0.1")
-            .config("spark.ui.showConsoleProgress", sys.stderr.isatty())
-        )
+        with s3_access(config) as s3_settings:
+            for name, value in {**laptop_settings(config), **s3_settings}.items():
+                builder = builder.config(name, value)
+            spark = start(builder)
+        hide_keys(spark)
+    set_tasks(spark, one_machine=str(spark.sparkContext.master).startswith("local"))
+    return spark
+
+
+def start(builder: SparkSession.Builder) -> SparkSession:
+    """Start the session, or raise ConfigError where Java does not start or does not fit."""
     try:
-        spark = builder.getOrCreate()
+        return builder.getOrCreate()
     except (PySparkRuntimeError, Py4JJavaError) as error:
         if not any(sign in str(error) for sign in SIGNS_OF_ANOTHER_JAVA):
             raise
         raise ConfigError(describe_java_failure()) from None
-    set_tasks(spark, one_machine=str(spark.sparkContext.master).startswith("local"))
-    return spark
+
+
+def laptop_settings(config: EtlConfig | None) -> dict[str, Any]:
+    """The settings of a session on one machine, which no other program may reach."""
+    log4j2 = Path(__file__).with_name("log4j2.properties").as_uri()
+    return {
+        "spark.driver.extraJavaOptions": (
+            f"{java_options(config)} -Dlog4j2.configurationFile={log4j2}"
+        ),
+        "spark.ui.enabled": False,
+        "spark.driver.host": "127.0.0.1",
+        "spark.driver.bindAddress": "127.0.0.1",
+        "spark.ui.showConsoleProgress": sys.stderr.isatty(),
+    }
 
 
 def java_options(config: EtlConfig | None) -> str:
