@@ -197,7 +197,6 @@ def test_a_request_to_s3_is_counted_where_it_belongs(path, query, area):
             [
                 ("First", {"writing": 11, "swapping": 3}, 400),
                 ("Second", {"writing": 11, "swapping": 16}, 240),  # songs alone is replaced
-                ("Second", {"writing": 11, "swapping": 0}, 290),
             ],
         ),
     ],
