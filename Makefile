@@ -56,7 +56,8 @@ lint: $(VENV)/.ready-dev ## check format, style and types
 check: lint test ## all that decides whether a change may land
 
 bench: $(VENV)/.ready-dev ## time the job beside others: make bench SCALE=small|medium|large
-	@$(RUN) python tests/bench/bench.py --scale $(SCALE) --runs 3 \
+	@$(RUN) python tests/bench/bench.py --scale $(SCALE) --runs 3 && \
+	python tests/bench/daily.py --scale $(SCALE) \
 		$(call or_say,fix what the line above names and run it again)
 
 docs: $(VENV)/.ready-dev ## write the generated parts of README.md and docs/

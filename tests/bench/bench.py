@@ -48,6 +48,7 @@ class Scale:
     songs: int
     events: int
     naive: bool = True
+    days: int = 30  # of the log
 
 
 SCALES = {
@@ -133,6 +134,7 @@ def generate(name: str, scale: Scale) -> Path:
     generator = PROJECT / "data" / "generate.py"
     # A gzipped day can't be split among cores, and the naive job's globs don't find it.
     options = ["--songs", f"{scale.songs}", "--events", f"{scale.events}", "--no-gzip"]
+    options += ["--days", f"{scale.days}"]
     sources = sorted([*generator.parent.glob("*.py"), *generator.parent.glob("*.json")])
     made_by = json.dumps([options, *(path.read_text(encoding="utf-8") for path in sources)])
     if not (mark.is_file() and mark.read_text(encoding="utf-8") == made_by):

@@ -1,6 +1,6 @@
 """Time runs with little to do beside a full run: python tests/bench/daily.py --scale medium.
 
-In one round, on generated data of which the last day is held back:
+In one round, on generated data of half a year, of which the last day is held back:
   session          an empty Spark session
   full             all but the last day, into an empty folder
   one more day     the last day has come
@@ -14,6 +14,7 @@ full run over the same input, or the benchmark fails.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import shutil
 import statistics
@@ -25,6 +26,7 @@ import bench
 import compare
 import measure
 
+DAYS = 180
 FOLDER = bench.CACHE / "daily"
 EMPTY_SESSION = "from lake.spark import create_session; create_session()"
 
@@ -37,7 +39,8 @@ def main() -> int:
     parser.add_argument("--scale", choices=bench.SCALES, default="small")
     parser.add_argument("--runs", type=int, default=1, help="rounds (default: 1)")
     given = parser.parse_args()
-    data = bench.generate(given.scale, bench.SCALES[given.scale])
+    scale = dataclasses.replace(bench.SCALES[given.scale], days=DAYS)
+    data = bench.generate(f"{given.scale}-{DAYS}-days", scale)
     rounds = [run_round(data) for _ in range(given.runs)]
     for name in rounds[0]:
         costs = [costs_of[name] for costs_of in rounds]
