@@ -22,6 +22,6 @@ def test_sequences_on_a_model_end_as_full_runs(first):
     assert reasons.count("") > len(reasons) / 2, "most runs should read only what is new"
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0])
 def test_sequences_with_the_real_job_end_as_full_runs_and_as_duckdb_computes(spark, tmp_path, seed):
     run_real_sequence(spark, tmp_path, seed, steps=3)
