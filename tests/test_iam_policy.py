@@ -6,6 +6,7 @@ import ast
 import gzip
 import json
 from pathlib import Path
+from unittest import mock
 
 import boto3
 import pytest
@@ -17,7 +18,9 @@ import iac_terminate
 from aws.cluster import PROJECT_TAG
 from aws.requests import build_service_trust
 from aws.session import make_session
-from configs import DL_CFG
+from configs import DL_CFG, load_etl_config
+from lake import laptop
+from lake import spark as laptop_session
 from tests.aws_fixtures import *  # noqa: F403 (fixtures)
 from tests.aws_fixtures import BUCKET
 from tests.emr_emulator import ClusterPlan, StepPlan
@@ -309,6 +312,17 @@ def test_the_search_does_find_a_secret_that_leaves(run, emulator, session):
     assert any(b"canary-env" in body for _, _, body in texts(emulator, session))
 
 
-def test_keys_cfg_is_never_opened_by_what_ships_to_the_cluster():
-    for path in (ROOT / "etl.py", *ROOT.glob("lake/*.py")):
-        assert "keys.cfg" not in Path(path).read_text()
+def test_keys_cfg_is_opened_by_the_job_for_a_session_of_its_own_alone(monkeypatch):
+    for path in {ROOT / "etl.py", *ROOT.glob("lake/*.py")} - {ROOT / "lake/laptop.py"}:
+        text = Path(path).read_text()
+        assert "keys.cfg" not in text
+        assert "load_aws_keys" not in text
+    # On a cluster spark-submit has made the session.
+    monkeypatch.setenv("PYSPARK_GATEWAY_PORT", "1")
+    opened = mock.Mock(side_effect=AssertionError)
+    monkeypatch.setattr(laptop, "load_aws_keys", opened)
+    monkeypatch.setattr(laptop_session, "SparkSession", mock.MagicMock())
+    monkeypatch.setattr(laptop_session, "set_tasks", mock.Mock())
+    config = load_etl_config(flags={("etl", "output"): "s3://b/lake"}, environ={})
+    laptop_session.create_session(config)
+    opened.assert_not_called()
