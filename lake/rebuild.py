@@ -6,7 +6,7 @@ all plays of all files in them. The tables of the catalogue and of the users are
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -50,26 +50,26 @@ class Rebuild:
             for unit in units
         }
 
-    def holds(self, table: Table, day: str) -> bool:
-        """Whether the plays of a day are in a part of a table that is built anew."""
+    def held(self, table: Table, days: Iterable[str]) -> set[str]:
+        """Those of some days whose plays are in a part of a table that is built anew."""
         if table.name not in self.tables:
-            return False
+            return set()
         units = self.units(table)
-        return units is None or unit_of(day, table) in units
+        return {day for day in days if units is None or unit_of(day, table) in units}
 
     def sizes(self, table: Table) -> Sizes:
         """The plays in each partition to build anew, duplicates included."""
         sizes: dict[Unit, int] = {}
-        for day, plays in self.plays.items():
-            if self.holds(table, day):
-                sizes[unit_of(day, table)] = sizes.get(unit_of(day, table), 0) + plays
+        for day in self.held(table, self.plays):
+            unit = unit_of(day, table)
+            sizes[unit] = sizes.get(unit, 0) + self.plays[day]
         return sizes
 
     def restrict(self, table: Table, plays: DataFrame) -> DataFrame:
         """The plays that are in a part of a table which is built anew."""
         if self.units(table) is None:
             return plays
-        days = [day for day in self.plays if self.holds(table, day)]
+        days = sorted(self.held(table, self.plays))
         plays = plays.filter(F.col(MONTH).isin(sorted({int(f"{d[:4]}{d[5:7]}") for d in days})))
         if "day" in table.partition_by:
             plays = plays.filter(F.date_format("start_time", "yyyy-MM-dd").isin(days))

@@ -142,7 +142,9 @@ def write_rejects(run: Run, source: Source, records: DataFrame) -> None:
 def find_rebuild(run: Run, work: Work, parsed: Mapping[str, Parsed], matches: str) -> Rebuild:
     """Which parts of the tables the changes touch."""
     log = parsed["log_data"].state
-    rebuild = plan_rebuild(
+    if work.full:
+        return rebuild_all(run.tables, log.days)
+    return plan_rebuild(
         songs_changed=bool(work.changes["song_data"]),
         matches_changed=matches != work.known.matches,
         touched_days=find_touched_days(
@@ -150,7 +152,6 @@ def find_rebuild(run: Run, work: Work, parsed: Mapping[str, Parsed], matches: st
         ),
         plays=log.days,
     )
-    return rebuild_all(run.tables, log.days) if work.full else rebuild
 
 
 def find_matches(run: Run, work: Work, matches: DataFrame) -> str:
@@ -223,10 +224,13 @@ def read_tables(
 ) -> dict[str, DataFrame]:
     """The tables as they are staged, with the schema of their contract.
 
-    For one that is not built anew stands its source, which has the keys that others refer to: when
-    it was published it was found to be complete, and reading it again costs S3 a file a partition.
+    For one that is not built anew stand the keys of its source, to which others refer: when it was
+    published it was found to be complete, and reading it again costs S3 a file a partition.
     """
-    sources = {SONGS.name: songs, ARTISTS.name: songs, USERS.name: plays, TIME.name: plays}
+    sources = {
+        table.name: source.select(*table.key).distinct()
+        for table, source in ((SONGS, songs), (ARTISTS, songs), (USERS, plays))
+    }
     staged = {
         table.name: run.spark.read.schema(stored_schema(table)).parquet(run.staged(table.name))
         for table in rebuilt
@@ -259,7 +263,8 @@ def build_figures(
             continue
         for measure in (table.name, MATCHED) if table.name == SONGPLAYS.name else (table.name,):
             known = before.per_day.get(measure, {})
-            kept = {day: n for day, n in known.items() if not rebuild.holds(table, day)}
+            held = rebuild.held(table, known)
+            kept = {day: n for day, n in known.items() if day not in held}
             per_day[measure] = dict(sorted({**kept, **found.per_day.get(measure, {})}.items()))
     return Figures(rows, per_day)
 

@@ -86,6 +86,10 @@ class Records(list):
         """Some columns."""
         return Records({name: row[name] for name in names} for row in self)
 
+    def distinct(self) -> Records:
+        """The rows without repetitions."""
+        return Records(row for at, row in enumerate(self) if row not in self[:at])
+
     def drop(self, name: str) -> Records:
         """All columns but one."""
         return Records({key: row[key] for key in row if key != name} for row in self)
