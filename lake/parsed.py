@@ -143,16 +143,16 @@ def add_folder(storage: Storage, source: Source, state: SourceState, run: str) -
 
 def find_damage(storage: Storage, sources: Mapping[str, SourceState]) -> str:
     """What is wrong with the parsed records: a file that is gone or has other bytes; '' if none."""
-    found = storage.files(PARSED)
+    found = {f"{PARSED}/{file}": size for file, size in storage.files(PARSED).items()}
     noted = {
-        f"{name}/{RUN}={run}/{file}": size
+        f"{parsed_path(name, run)}/{file}": size
         for name, source in sources.items()
         for run, files in source.folders.items()
         for file, size in files.items()
     }
     wrong = [file for file, size in noted.items() if found.get(file) != size]
     if wrong:
-        return f"{PARSED}/{wrong[0]} is not as it was written"
+        return f"{wrong[0]} is not as it was written"
     return ""
 
 

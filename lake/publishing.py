@@ -105,23 +105,23 @@ def build_table_plan(
 
 def build_plan(
     storage: Storage,
-    report: Report,
+    run: str,
     rebuilt: Mapping[str, Collection[str] | None],
     owned: Contents,
     inputs: str,
 ) -> Plan:
     """The plan that replaces what a run has built anew: partitions by table, None for all of it.
 
-    Raises ForeignFilesError where files arrived that this job did not write.
+    It has no report yet. Raises ForeignFilesError where files arrived that this job did not write.
     """
     published = {table.name: storage.files(table.name) for table in TABLES}
     refuse_foreign_files(storage, published, owned)
     planned, contents = [], dict(owned)
     for table, partitions in rebuilt.items():
-        new = storage.files(staged_path(report.run, table))
+        new = storage.files(staged_path(run, table))
         if not new and partitions is None:
             raise StorageError(
-                f"nothing is staged in {readable(storage.path(staged_path(report.run, table)))}: "
+                f"nothing is staged in {readable(storage.path(staged_path(run, table)))}: "
                 "another process has removed it, and an empty table is not published"
             )
         plan = build_table_plan(table, new, published[table], partitions)
@@ -131,13 +131,8 @@ def build_plan(
             **build_contents(new),
         }
         planned.append(plan)
-    return Plan(
-        report.run,
-        [table for table in planned if table.put or table.remove],
-        contents,
-        asdict(report),
-        inputs,
-    )
+    changed = [table for table in planned if table.put or table.remove]
+    return Plan(run, changed, contents, inputs=inputs)
 
 
 def commit(storage: Storage, lock: Lock, plan: Plan) -> None:

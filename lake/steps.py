@@ -315,10 +315,8 @@ def publish_tables(
             sources = {name: source.state for name, source in parsed.items()}
             write_state(run.storage, replace(state, sources=sources))
         rebuilt = {name: rebuild.partitions(table) for name, table in tables.items()}
-        inputs = run.report.run if run.config.incremental else ""
-        plan = publishing.build_plan(
-            run.storage, run.report, rebuilt, published.note.contents, inputs
-        )
+        name, inputs = run.report.run, run.report.run if run.config.incremental else ""
+        plan = publishing.build_plan(run.storage, name, rebuilt, published.note.contents, inputs)
         note_files(run.report, plan.contents or {})
         run.report.this_run["rebuilt"] = {
             table.name: len(table.put) + len(table.remove) for table in plan.tables

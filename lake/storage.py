@@ -139,6 +139,7 @@ class HadoopStorage:
         self._to_text = jvm.org.apache.commons.io.IOUtils.toString
         self._changes = ThreadPoolExecutor(1)
         self._statuses: Any = self._new_list()
+        self._listed: list[str] = []  # their paths, in order
         # With a slash: Hadoop takes s3://bucket without a path for the user's home in that bucket.
         self.root = root.rstrip("/") + "/"
         with _one_line("open", root):
@@ -183,6 +184,7 @@ class HadoopStorage:
                 f"cannot list {self.root}: of {self._statuses.size():,} files only {len(found):,} "
                 "could be told apart; rename files whose names hold braces"
             )
+        self._listed = [path for path, *_ in found]
         return {
             path: Version(int(size), 0 if etag else int(changed) * 1_000_000, etag.strip('"'))
             for path, size, changed, etag in found
@@ -190,15 +192,16 @@ class HadoopStorage:
 
     def statuses_of(self, files: Collection[str]) -> Any:  # noqa: ANN401 (a Java object)
         """Hadoop's FileStatus of some of the files that versions() has listed, as a Java list."""
-        paths = [path for path, *_ in FILE_STATUS.findall(str(self._statuses.toString()))]
         few = self._new_list()
-        if len(files) > len(paths) // 2:  # a call into the JVM for each that is left out is less
+        if (
+            len(files) > len(self._listed) // 2
+        ):  # a call into the JVM for each that is left out is less
             few.addAll(self._statuses)
-            for index in reversed(range(len(paths))):
-                if paths[index] not in files:
+            for index in reversed(range(len(self._listed))):
+                if self._listed[index] not in files:
                     del few[index]
         else:
-            for index, path in enumerate(paths):
+            for index, path in enumerate(self._listed):
                 if path in files:
                     few.add(self._statuses.get(index))
         return few
