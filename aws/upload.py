@@ -6,7 +6,6 @@ import concurrent.futures
 import dataclasses
 import hashlib
 import io
-import re
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,7 +18,8 @@ from aws.s3 import split_uri
 from aws.session import AwsError
 from configs import ConfigError
 from lake.formats import size
-from lake.paths import is_hidden
+from lake.locations import is_pattern
+from lake.paths import is_no_input
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -101,7 +101,7 @@ def find_data(folder: Path, etl: EtlConfig) -> list[DataFile]:
         files += [
             DataFile(path, None, path.stat().st_size, check_folder(etl, key), name)
             for path, name in names.items()
-            if not is_hidden(name)
+            if not is_no_input(path.as_posix(), (folder / key).as_posix())
         ]
     return files
 
@@ -109,7 +109,7 @@ def find_data(folder: Path, etl: EtlConfig) -> list[DataFile]:
 def check_folder(etl: EtlConfig, key: str) -> str:
     """The folder in S3 that a source is; raises a ConfigError where it is a pattern."""
     folder: str = getattr(etl, key).rstrip("/")
-    if re.search(r"[*?\[{]", folder):
+    if is_pattern(folder):
         raise ConfigError(f"[etl] {key} = {folder} is a pattern: to upload, name a folder")
     return folder
 

@@ -8,15 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lake.paths import is_hidden, readable
+from lake.locations import is_pattern
+from lake.paths import is_no_input, readable
 from lake.storage import HadoopStorage, Storage, StorageError, Version, open_storage
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-PATTERN = re.compile(r"[*?\[{]")
-# What no one means as input: copies of editors, half-finished uploads, files of a desktop.
-NO_INPUT = re.compile(r"(~|\._COPYING_|\.(bak|crc|db|ini|part|swp|tmp))$", re.IGNORECASE)
 COMPRESSED = re.compile(r"\.(gz|bz2|deflate|lz4|snappy|zst)$")  # Hadoop unpacks by these endings
 PACKED = re.compile(
     r"\.(zip|7z|rar|tar|tgz|tbz2?|txz|xz|lzma|lzo|br|z|gz|bz2|zst)$|\.tar\.\w+$", re.IGNORECASE
@@ -49,8 +47,7 @@ def list_source(spark: SparkSession, name: str, path: str) -> Listing:
     passed_over = []
     for storage in storages:
         for file, version in storage.versions().items():
-            below = file[len(storage.root.rstrip("/")) + 1 :]
-            if is_hidden(below) or NO_INPUT.search(file):
+            if is_no_input(file, storage.root):
                 passed_over.append(file)
             else:
                 files[file] = version
@@ -66,7 +63,7 @@ def find_roots(spark: SparkSession, name: str, path: str) -> list[Storage]:
         storage = open_storage(spark, path)
         if storage.exists(""):
             return [storage]
-        matches = HadoopStorage(spark, path).matches() if PATTERN.search(path) else []
+        matches = HadoopStorage(spark, path).matches() if is_pattern(path) else []
     except StorageError as error:
         raise SourceError(f"{name}: {describe_missing(path, error)}") from None
     if not matches:

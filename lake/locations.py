@@ -49,6 +49,11 @@ def split_path(path: str, resolve: Callable[[str], str] = resolve_local) -> list
     return [f"{scheme}://{uri['authority'] or ''}", *(name for name in names if name)]
 
 
+def is_pattern(path: str) -> bool:
+    """Whether a path that does not exist may stand for others."""
+    return re.search(r"[*?\[{]", path) is not None
+
+
 def parse_location(path: str) -> str:
     """A path or URI with ~ expanded; raises ValueError where no store could be meant by it."""
     uri = URI.fullmatch(path)

@@ -15,6 +15,8 @@ PUBLISHED = f"{ETL}/published.json"
 INPUTS = f"{ETL}/inputs"  # what is known of the input's files
 PARSED = f"{ETL}/parsed"  # the records of the input, by source and by the run that parsed them
 PROBE = ".etl-probe"  # hidden, beside the tables: shows that the swap can move files there
+# Copies of editors, half-finished uploads, files of a desktop.
+NO_INPUT = re.compile(r"(~|\._COPYING_|\.(bak|crc|db|ini|part|swp|tmp))$", re.IGNORECASE)
 RUN = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{6}")  # what new_run() makes; no other folder is a run's
 
 
@@ -65,6 +67,12 @@ def is_hidden(path: str) -> bool:
     Spark, Athena and Redshift Spectrum all follow this rule of Hadoop's.
     """
     return any(name.startswith(("_", ".")) for name in path.split("/"))
+
+
+def is_no_input(file: str, root: str) -> bool:
+    """Whether a file found below a source's root is passed over: no one means it as input."""
+    below = file[len(root.rstrip("/")) + 1 :]
+    return is_hidden(below) or NO_INPUT.search(file) is not None
 
 
 def readable(path: str) -> str:

@@ -38,6 +38,8 @@ def folder(tmp_path):
         "song_data/.DS_Store": b"x",
         "log_data/2018/day.json.gz": b"gzip",
         "log_data/_old/day.json": b"old",
+        "log_data/day.json~": b"a copy of an editor",
+        "song_data/Thumbs.db": b"x",
         "notes.txt": b"not data",
     }
     for name, content in files.items():
