@@ -25,7 +25,7 @@ from aws.s3 import split_uri
 from aws.session import AwsError, poll, read_common_options, run_script
 from configs import ConfigError
 from lake.exit_codes import ExitCode
-from lake.formats import duration, size
+from lake.formats import aligned, duration, size
 
 if TYPE_CHECKING:
     from mypy_boto3_athena import AthenaClient
@@ -246,15 +246,7 @@ def fetch_answer(athena: AthenaClient, query_id: str) -> Answer:
 def render_answer(query: Query, answer: Answer) -> str:
     """An answer as a table of text, under its question."""
     rows = [["null" if value is None else value for value in row] for row in answer.rows]
-    widths = [max(map(len, column)) for column in zip(answer.columns, *rows)]
-    is_number = [kind in NUMBERS for kind in answer.types]
-    lines = [
-        "  ".join(
-            cell.rjust(width) if number else cell.ljust(width)
-            for cell, width, number in zip(row, widths, is_number)
-        ).rstrip()
-        for row in (answer.columns, *rows)
-    ]
+    lines = aligned([answer.columns, *rows], [kind in NUMBERS for kind in answer.types])
     return "\n".join([*([f"{query.name}: {query.question}"] if query.question else []), *lines, ""])
 
 

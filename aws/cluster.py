@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from aws.console import Progress, say
+from aws.ownership import has_own_tag
 from aws.session import AwsError, Waiting, poll
 from lake.formats import duration, utc_now
 
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from mypy_boto3_emr.literals import ClusterStateType, StepStateType
     from mypy_boto3_emr.type_defs import ClusterTypeDef
 
-PROJECT_TAG = ("project", "sparkify-data-lake")  # only clusters with it are found and ended
 ACTIVE: Sequence[ClusterStateType] = ("STARTING", "BOOTSTRAPPING", "RUNNING", "WAITING")
 ENDED: Sequence[ClusterStateType] = ("TERMINATED", "TERMINATED_WITH_ERRORS")
 UNFINISHED: Sequence[StepStateType] = ("PENDING", "RUNNING", "CANCEL_PENDING")  # of steps
@@ -85,8 +85,7 @@ def fetch_cluster(emr: EMRClient, cluster_id: str) -> ClusterTypeDef:
 
 def is_ours(cluster: ClusterTypeDef) -> bool:
     """Whether a cluster carries the project's tag."""
-    tags = {tag.get("Key"): tag.get("Value") for tag in cluster.get("Tags", [])}
-    return tags.get(PROJECT_TAG[0]) == PROJECT_TAG[1]
+    return has_own_tag(cluster.get("Tags", []))
 
 
 def failure_reason(status: Mapping[str, Any]) -> str:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from aws.cluster import PROJECT_TAG
-
+PROJECT_TAG = ("project", "sparkify-data-lake")  # only what carries it is found, ended, removed
 OWN_TAGS: Sequence[Any] = [{"Key": PROJECT_TAG[0], "Value": PROJECT_TAG[1]}]
 OWN_PARAMETERS: Mapping[str, str] = dict([PROJECT_TAG])  # what the Glue Data Catalog has for tags
 

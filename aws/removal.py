@@ -15,9 +15,8 @@ from botocore.exceptions import ClientError
 
 from aws.account import SERVICE_POLICY, find_role
 from aws.athena import RESULTS
-from aws.cluster import PROJECT_TAG
 from aws.console import say
-from aws.ownership import has_own_parameter, has_own_tag
+from aws.ownership import PROJECT_TAG, has_own_parameter, has_own_tag
 from aws.requests import MANAGED_TAG
 from aws.s3 import is_s3, list_sizes, split_uri
 from aws.session import AWS_ERRORS, AwsError, error_code, explain_error

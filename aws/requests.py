@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from aws.cluster import PROJECT_TAG
+from aws.ownership import PROJECT_TAG
 from aws.s3 import is_s3, split_uri
 from configs import ConfigError
 

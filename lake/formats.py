@@ -1,4 +1,4 @@
-"""How durations and sizes are written for people, and what time it is.
+"""How durations, sizes and tables are written for people, and what time it is.
 
 Standard library only: the job and the scripts on the laptop share it.
 """
@@ -6,6 +6,7 @@ Standard library only: the job and the scripts on the laptop share it.
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Sequence
 
 
 def utc_now() -> dt.datetime:
@@ -29,3 +30,15 @@ def size(count: float) -> str:
             return f"{count:,.0f} {unit}"
         count /= 1024
     return f"{count:,.1f} GiB"
+
+
+def aligned(rows: Sequence[Sequence[str]], to_the_right: Sequence[bool]) -> list[str]:
+    """The lines of a table of text, whose first row is its header."""
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    return [
+        "  ".join(
+            cell.rjust(width) if is_right else cell.ljust(width)
+            for cell, width, is_right in zip(row, widths, to_the_right)
+        ).rstrip()
+        for row in rows
+    ]

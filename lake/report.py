@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from lake.formats import duration, size, utc_now
+from lake.formats import aligned, duration, size, utc_now
 
 STILL_SECONDS = 30.0  # how often a long stage says that it lives, where there is no terminal
 
@@ -160,8 +160,4 @@ def describe_passed_over(files: int) -> str:
 
 def _aligned(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
     texts = [[str(x) if isinstance(x, str) else f"{x:,}" for x in row] for row in (header, *rows)]
-    widths = [max(map(len, column)) for column in zip(*texts)]
-    return [
-        "  ".join([row[0].ljust(widths[0]), *(x.rjust(w) for x, w in zip(row[1:], widths[1:]))])
-        for row in texts
-    ]
+    return aligned(texts, [number > 0 for number in range(len(header))])

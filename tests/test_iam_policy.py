@@ -15,7 +15,7 @@ import get_cluster_status
 import iac_create
 import iac_submit_etl
 import iac_terminate
-from aws.cluster import PROJECT_TAG
+from aws.ownership import PROJECT_TAG
 from aws.requests import build_service_trust
 from aws.session import make_session
 from configs import DL_CFG, load_etl_config

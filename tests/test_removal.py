@@ -10,7 +10,7 @@ from botocore.client import BaseClient
 import iac_create
 import iac_submit_etl
 import iac_terminate
-from aws.cluster import PROJECT_TAG
+from aws.ownership import PROJECT_TAG
 from aws.requests import MANAGED_TAG
 from tests.aws_fixtures import *  # noqa: F403 (fixtures)
 from tests.aws_fixtures import BUCKET, REGION
