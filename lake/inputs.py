@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from lake import checks, layout, lines, names, parsing, tables
+from lake import accounting, checks, layout, lines, names, parsing, sources, tables
 from lake.accounting import FileFacts, Outcome
 from lake.paths import inputs_path
 from lake.storage import MissingError, Storage, Version
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from configs import EtlConfig
 
 FORMAT = 1  # of the state's file
-RULES = (parsing, lines, names, tables, layout, checks)  # the code that decides what is published
+# The code that decides what is published.
+RULES = (sources, parsing, lines, names, accounting, tables, layout, checks)
 
 
 class KnownFile(NamedTuple):
@@ -149,8 +150,8 @@ def settle_version(version: Version, began: int, ended: int) -> Version:
 def find_rules(job: Iterable[Any]) -> str:
     """A hash of the code that decides what is published: of these functions' modules, and ours."""
     modules = {sys.modules[function.__module__] for function in job} | set(RULES)
-    sources = sorted(inspect.getsource(module) for module in modules)
-    return hashlib.sha256("\0".join(sources).encode()).hexdigest()[:16]
+    texts = sorted(inspect.getsource(module) for module in modules)
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
 
 
 def describe_settings(config: EtlConfig) -> str:
@@ -183,8 +184,8 @@ def read_state(storage: Storage, run: str) -> State | None:
         noted = json.loads(storage.read(inputs_path(run)))
         if noted.pop("format") != FORMAT or noted["run"] != run:
             return None
-        sources = {name: decode_source(source) for name, source in noted.pop("sources").items()}
-        return State(**{**noted, "sources": sources, "figures": Figures(**noted["figures"])})
+        known = {name: decode_source(source) for name, source in noted.pop("sources").items()}
+        return State(**{**noted, "sources": known, "figures": Figures(**noted["figures"])})
     except (MissingError, ValueError, TypeError, AttributeError, KeyError):
         return None
 
