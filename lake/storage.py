@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from py4j.protocol import Py4JError, Py4JJavaError
+from py4j.protocol import Py4JError, Py4JJavaError, Py4JNetworkError
 
 from lake.paths import ETL, folders_above, is_hidden, readable
 
@@ -506,8 +506,10 @@ def _is_missing(error: Py4JError | OSError) -> bool:
 def _cause(error: Py4JError | OSError) -> str:
     if isinstance(error, OSError) and not isinstance(error, ConnectionError):
         return error.strerror or str(error)
+    if isinstance(error, (Py4JNetworkError, OSError)):
+        return "Spark's JVM has ended"
     java = getattr(error, "java_exception", None)
-    return " ".join(str(java.toString()).split()) if java else "Spark's JVM has ended"
+    return " ".join(str(java.toString() if java else error).split())
 
 
 def _raise(error: OSError) -> None:
