@@ -53,7 +53,13 @@ from lake.steps import (
 )
 from lake.storage import StorageError, open_storage
 from lake.tables import ARTISTS, SONGPLAYS, SONGS, TABLES, TIME, USERS, Table
-from lake.work import check_output, describe_plan, find_work, look_at_output
+from lake.work import (
+    check_output,
+    describe_plan,
+    find_work,
+    look_at_output,
+    will_read_little,
+)
 
 # ---- The tables: DataFrames in, a DataFrame out --------------------------------------------------
 
@@ -337,7 +343,8 @@ def run_command(arguments: argparse.Namespace, config: EtlConfig) -> None:
     signal.signal(signal.SIGTERM, _interrupt)
     report = Report(new_run())
     with report.stage("session"):
-        spark = create_session(config)
+        quick = will_read_little(config, find_rules([build_tables]))
+        spark = create_session(config, quick=quick)
     signal.signal(signal.SIGINT, _interrupt)  # PySpark's own handler interrupts py4j in mid-call
     if arguments.recover or arguments.dry_run:
         (recover if arguments.recover else show_plan)(spark, config, report)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import re
 import shutil
@@ -24,10 +23,9 @@ from lake.laptop import hide_keys, s3_access
 
 # On a laptop's few cores this garbage collector reads 7 % more lines a second than the default.
 COLLECTOR = "-XX:+UseParallelGC"
-# Java's optimizing compiler (C2) makes parsing twice as fast. But its own work pays only from some
-# 150 MB of JSON: without it the sample takes 20 s, with it 26 s.
+# Without Java's optimizing compiler (C2), which makes parsing twice as fast. But its own work pays
+# only from some 150 MB of JSON: without it the sample takes 20 s, with it 26 s.
 QUICK_COMPILER = "-XX:TieredStopAtLevel=1"
-SMALL_INPUT = 30_000_000  # bytes, maybe of gzip files
 # What an error says where Java did not start, or is one that Hadoop 3.3 does not run on.
 SIGNS_OF_ANOTHER_JAVA = ("JAVA_GATEWAY_EXITED", "getSubject is not supported")
 CANCEL_ROUNDS, CANCEL_PAUSE = 20, 0.05  # seconds
@@ -36,10 +34,11 @@ CANCEL_ROUNDS, CANCEL_PAUSE = 20, 0.05  # seconds
 # ---- Start ---------------------------------------------------------------------------------------
 
 
-def create_session(config: EtlConfig | None = None) -> SparkSession:
+def create_session(config: EtlConfig | None = None, *, quick: bool = False) -> SparkSession:
     """Start the session, or raise ConfigError where this machine's Spark or Java does not fit.
 
-    The settings for a laptop are made only where no spark-submit has made them.
+    The settings for a laptop are made only where no spark-submit has made them. `quick` is for a
+    run that has little to read: it gives up Java's optimizing compiler.
     """
     builder = SparkSession.builder.appName("sparkify-etl")
     if "PYSPARK_GATEWAY_PORT" in os.environ:
@@ -49,7 +48,7 @@ def create_session(config: EtlConfig | None = None) -> SparkSession:
         check_python_path(os.environ.get("PYTHONPATH", ""))
         os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
         with s3_access(config) as s3_settings:
-            for name, value in {**laptop_settings(config), **s3_settings}.items():
+            for name, value in {**laptop_settings(quick=quick), **s3_settings}.items():
                 builder = builder.config(name, value)
             spark = start(builder)
         hide_keys(spark)
@@ -67,38 +66,17 @@ def start(builder: SparkSession.Builder) -> SparkSession:
         raise ConfigError(describe_java_failure()) from None
 
 
-def laptop_settings(config: EtlConfig | None) -> dict[str, Any]:
+def laptop_settings(*, quick: bool) -> dict[str, Any]:
     """The settings of a session on one machine, which no other program may reach."""
+    java = [COLLECTOR, QUICK_COMPILER] if quick else [COLLECTOR]
     log4j2 = Path(__file__).with_name("log4j2.properties").as_uri()
     return {
-        "spark.driver.extraJavaOptions": (
-            f"{java_options(config)} -Dlog4j2.configurationFile={log4j2}"
-        ),
+        "spark.driver.extraJavaOptions": f"{' '.join(java)} -Dlog4j2.configurationFile={log4j2}",
         "spark.ui.enabled": False,
         "spark.driver.host": "127.0.0.1",
         "spark.driver.bindAddress": "127.0.0.1",
         "spark.ui.showConsoleProgress": sys.stderr.isatty(),
     }
-
-
-def java_options(config: EtlConfig | None) -> str:
-    """Java's options on a laptop; without the optimizing compiler if both sources are small."""
-    options = [COLLECTOR]
-    if config and is_small(config):
-        options.append(QUICK_COMPILER)
-    return " ".join(options)
-
-
-def is_small(config: EtlConfig) -> bool:
-    """Whether both sources are folders on this disk and hold little."""
-    folders = (Path(config.log_data), Path(config.song_data))
-    try:
-        files = (path for folder in folders for path in folder.rglob("*") if path.is_file())
-        totals = itertools.accumulate(path.stat().st_size for path in files)
-        # all() stops adding at the first total above the limit.
-        return all(f.is_dir() for f in folders) and all(total <= SMALL_INPUT for total in totals)
-    except OSError:  # a folder that may not be read: Spark's error will name it
-        return False
 
 
 def check_spark_home(home: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -19,14 +20,18 @@ from lake.locations import find_overlap
 from lake.ownership import probe_rename, refuse_obstacles
 from lake.parsed import find_damage
 from lake.paths import ETL, readable
-from lake.published import Note, find_difference, read_owned, refuse_foreign_files
+from lake.published import Note, find_difference, read_note, read_owned, refuse_foreign_files
 from lake.rebuild import Rebuild
 from lake.sources import SOURCES
+from lake.storage import Disk, StorageError
 
 if TYPE_CHECKING:
+    from configs import EtlConfig
     from lake.run import Run
+    from lake.storage import Storage, Version
     from lake.tables import Table
 
+LITTLE = 30_000_000  # bytes, maybe of gzip files
 MOST_TOLD = 20  # files of a kind that --dry-run names
 
 
@@ -139,6 +144,39 @@ def refuse_overlap(run: Run, name: str, listing: Listing) -> None:
                 f"{name}: {storage.root} overlaps with {readable(run.storage.path(found[1]))}, "
                 "which the job replaces: choose another output"
             )
+
+
+# ---- Before Spark starts -------------------------------------------------------------------------
+
+
+def will_read_little(config: EtlConfig, rules: str) -> bool:
+    """Whether both sources are folders on this disk of which a run will read little.
+
+    It is a guess, made without Spark, so that Java can be started to suit: what the run has to do
+    is found by find_work.
+    """
+    folders = (config.song_data, config.log_data)
+    if not all(map(os.path.isdir, folders)):
+        return False
+    # As Hadoop names them, which resolve() does not: it follows links.
+    paths = map(os.path.abspath, (config.output, *folders))
+    output, *sources = (Disk(f"file:{path}") for path in paths)
+    try:
+        known = read_known_versions(output, config, rules)
+        found = [item for source in sources for item in source.versions().items()]
+    except StorageError:  # a folder that may not be read: the run will name it
+        return False
+    return sum(v.bytes for file, v in found if known.get(file) != v) <= LITTLE
+
+
+def read_known_versions(output: Storage, config: EtlConfig, rules: str) -> dict[str, Version]:
+    """The versions of the files that a run need not read again; none where it has to read all."""
+    note = read_note(output) if config.incremental and not config.full else None
+    state = read_state(output, note.inputs) if note and note.inputs else None
+    if state is None or explain_full_run(state, rules, describe_settings(config), "", ""):
+        return {}
+    sources = state.sources.values()
+    return {file: known.version for source in sources for file, known in source.files.items()}
 
 
 # ---- In words ------------------------------------------------------------------------------------

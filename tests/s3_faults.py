@@ -153,8 +153,8 @@ def hadoop_with_s3(endpoint: str) -> Iterator[SimpleNamespace]:
         for key, value in {**plain, **IMPATIENT}.items():
             hadoop.set(key, value)
         context = SimpleNamespace(hadoopConfiguration=lambda: hadoop)
-        # Once a session has started in this process, PySpark asks the JVM named here about any error
-        # of Java, where an object of another JVM is another object or none.
+        # Once a session has started in this process, PySpark asks the JVM named here about any
+        # error of Java, where an object of another JVM is another object or none.
         with mock.patch.multiple(SparkContext, _gateway=gateway, _jvm=gateway.jvm):
             yield SimpleNamespace(_jvm=gateway.jvm, sparkContext=SimpleNamespace(_jsc=context))
     finally:

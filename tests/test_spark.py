@@ -11,8 +11,13 @@ from pathlib import Path
 import pyspark
 import pytest
 
-from configs import ConfigError, EtlConfig
-from lake import spark
+from configs import ConfigError
+from etl import load_config, parse_args
+from lake import spark, work
+from lake.accounting import FileFacts
+from lake.inputs import KnownFile, SourceState, State, describe_settings, write_state
+from lake.published import Note, write_note
+from lake.storage import Disk
 from tests.factories import event, song, write_input
 
 ROOT = Path(spark.__file__).parents[1]
@@ -20,17 +25,43 @@ SONGS, EVENTS = [song()], [event()]
 HERE = pyspark.__version__
 
 
-def test_a_small_input_on_disk_is_spared_javas_optimizing_compiler(tmp_path, monkeypatch):
-    song_data, log_data = (tmp_path / name for name in ("song_data", "log_data"))
-    write_input(tmp_path, SONGS, EVENTS)
+def test_little_to_read_on_disk_is_spared_javas_optimizing_compiler(tmp_path, monkeypatch):
+    flags = write_input(tmp_path, SONGS, EVENTS)
     size = sum(path.stat().st_size for path in tmp_path.rglob("*.json"))
-    config = EtlConfig(str(song_data), str(log_data), "lake", 5, 1000, 10, 10, incremental=True)
-    monkeypatch.setattr(spark, "SMALL_INPUT", size)
-    assert "-XX:TieredStopAtLevel=1" in spark.java_options(config).split()
-    monkeypatch.setattr(spark, "SMALL_INPUT", size - 1)
-    assert spark.java_options(config) == spark.COLLECTOR
+    config = load_config(parse_args(flags))
+    monkeypatch.setattr(work, "LITTLE", size)
+    assert work.will_read_little(config, "rules")
+    monkeypatch.setattr(work, "LITTLE", size - 1)
+    assert not work.will_read_little(config, "rules")
     for elsewhere in ("s3://bucket/song_data", str(tmp_path / "missing")):
-        assert spark.java_options(replace(config, song_data=elsewhere)) == spark.COLLECTOR
+        assert not work.will_read_little(replace(config, song_data=elsewhere), "rules")
+
+
+def test_what_the_last_run_has_read_does_not_count_as_much_to_read(tmp_path, monkeypatch):
+    config = load_config(parse_args(write_input(tmp_path, SONGS, EVENTS)))
+    monkeypatch.setattr(work, "LITTLE", 0)
+    note_as_read(config, "rules")
+    assert work.will_read_little(config, "rules")
+    for other in (replace(config, full=True), replace(config, max_rows_per_file=1)):
+        assert not work.will_read_little(other, "rules")
+    assert not work.will_read_little(config, "other rules")
+    next((tmp_path / "log_data").rglob("*.json")).write_text("{}")
+    assert not work.will_read_little(config, "rules")
+
+
+def note_as_read(config, rules):
+    """Leave the state of a run that has read all there is."""
+    files = {
+        name: {
+            file: KnownFile(version, "a run", FileFacts([], {}))
+            for file, version in Disk(f"file:{getattr(config, name)}").versions().items()
+        }
+        for name in ("song_data", "log_data")
+    }
+    sources = {name: SourceState(of_source) for name, of_source in files.items()}
+    output = Disk(f"file:{config.output}")
+    write_state(output, State("a run", rules, describe_settings(config), "", sources))
+    write_note(output, Note({}, "a run"))
 
 
 def test_a_process_without_spark_submit_has_what_suits_a_laptop(tmp_path):
