@@ -10,12 +10,11 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from unittest import mock
 
 import boto3
 from moto.moto_api._internal import moto_api_backend
 from moto.server import DomainDispatcherApplication, create_backend_app
-from pyspark import SparkConf, SparkContext
+from pyspark import SparkConf
 from pyspark.java_gateway import launch_gateway
 from werkzeug.serving import make_server
 
@@ -153,10 +152,9 @@ def hadoop_with_s3(endpoint: str) -> Iterator[SimpleNamespace]:
         for key, value in {**plain, **IMPATIENT}.items():
             hadoop.set(key, value)
         context = SimpleNamespace(hadoopConfiguration=lambda: hadoop)
-        # Once a session has started in this process, PySpark asks the JVM named here about any
-        # error of Java, where an object of another JVM is another object or none.
-        with mock.patch.multiple(SparkContext, _gateway=gateway, _jvm=gateway.jvm):
-            yield SimpleNamespace(_jvm=gateway.jvm, sparkContext=SimpleNamespace(_jsc=context))
+        yield SimpleNamespace(
+            _gateway=gateway, _jvm=gateway.jvm, sparkContext=SimpleNamespace(_jsc=context)
+        )
     finally:
         gateway.shutdown()
         gateway.proc.stdin.close()  # the gateway's Java ends with its input

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from pyspark import SparkContext
 
 import etl
 from lake import lock, paths
@@ -58,8 +59,12 @@ def hadoop(s3):
 
 
 @pytest.fixture
-def new_lake(hadoop, boto):
+def new_lake(hadoop, boto, monkeypatch):
     """A function that makes a small lake with the old tables in it."""
+    # Once a session has started in this process, PySpark asks the JVM named here about any error of
+    # Java, where an object of another JVM is another object or none.
+    for name in ("_gateway", "_jvm"):
+        monkeypatch.setattr(SparkContext, name, getattr(hadoop, name))
 
     def make():
         lake = S3Lake(hadoop, boto)
