@@ -41,6 +41,8 @@ DRAFT = re.compile(r"\.(LOCK|[\w.-]+\.json)\.[0-9a-f]{6}")
 DRAFT_SECONDS = 60
 # Linux's own rename that lets two names change places: https://man7.org/linux/man-pages/man2/rename.2.html
 AT_FDCWD, RENAME_EXCHANGE = -100, 2
+# What is mounted where, on Linux: the fifth word of a line, in which a space is \040.
+MOUNTS, OCTAL = Path("/proc/self/mountinfo"), re.compile(r"\\([0-7]{3})")
 NOT_ALLOWED = "the file system refused; check that this user may write to the folders above"
 
 
@@ -342,12 +344,12 @@ class Disk:
         return _visible(self.all_files(relative))
 
     def all_files(self, relative: str) -> dict[str, int]:
-        """The files below a folder, hidden ones included; a hidden link counts as a file."""
+        """The files below a folder, hidden ones included; a link to a folder counts as a file."""
         start, found = self._local(relative), {}
         with _one_line("list", self.path(relative)):
             for folder, names, files in os.walk(start, onerror=_raise, followlinks=True):
                 at = Path(folder).relative_to(start)
-                links = [n for n in names if is_hidden(n) and Path(folder, n).is_symlink()]
+                links = [name for name in names if Path(folder, name).is_symlink()]
                 names[:] = [name for name in names if name not in links]
                 for name in (*files, *links):
                     found[(at / name).as_posix()] = Path(folder, name).lstat().st_size
@@ -466,13 +468,28 @@ class Disk:
                 return ""
             if not path.is_dir():
                 return "is a file"
-            if os.path.ismount(path):
+            mounted = find_mount(path)
+            if mounted == "." or os.path.ismount(path):
                 return "is a mount point"
-            is_movable = not own.exists() or own.stat().st_dev == path.stat().st_dev
-            return "" if is_movable else f"is on another file system than {own}"
+            if own.exists() and own.stat().st_dev != path.stat().st_dev:
+                return f"is on another file system than {own}"
+            return f"holds a mount point, {mounted}" if mounted and relative != ETL else ""
 
     def _local(self, relative: str) -> Path:
         return Path(self.path(relative).replace("file:", "", 1))
+
+
+def find_mount(folder: Path) -> str:
+    """The first mount point in a folder, relative to it, '.' for itself; '' if there is none."""
+    if MOUNTS.is_file():  # it knows of folders and files of the same disk that are mounted, too
+        lines = (line.split() for line in os.fsdecode(MOUNTS.read_bytes()).splitlines())
+        points = (Path(OCTAL.sub(lambda code: chr(int(code[1], 8)), line[4])) for line in lines)
+        above = folder.resolve()
+        inside = (point.relative_to(above) for point in points if above in (point, *point.parents))
+    else:
+        below = (Path(at, name) for at, names, _ in os.walk(folder) for name in names)
+        inside = (path.relative_to(folder) for path in below if os.path.ismount(path))
+    return min((path.as_posix() for path in inside), default="")
 
 
 def _visible(files: dict[str, int]) -> dict[str, int]:

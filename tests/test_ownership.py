@@ -11,7 +11,7 @@ from unittest import mock
 import pytest
 
 import etl
-from lake import ownership, paths
+from lake import ownership, paths, storage
 from lake.locations import find_overlap
 from lake.published import ForeignFilesError
 from lake.storage import HadoopStorage, StorageError
@@ -274,6 +274,45 @@ def test_a_mount_point_is_refused(lake, monkeypatch):
     with pytest.raises(StorageError, match="/time is a mount point: this job"):
         lake.publish(NEW)
     assert lake.tables() == OLD
+
+
+@pytest.mark.parametrize("system", ["Linux", "another"])
+def test_a_mount_point_deep_in_a_table_is_refused_before_the_run_reads(
+    lake, monkeypatch, tmp_path, system
+):
+    lake.publish(OLD)
+    mounted = lake.folder / "songplays/year=2018/month=11"
+    (lake.folder / "_etl" / "parsed").mkdir(exist_ok=True)
+    points = ["/", "/proc", str(lake.folder), f"{lake.folder}/_etl/parsed", str(mounted)]
+    lines = [f"22 1 8:0 / {point} rw - ext4 /dev/sda rw\n" for point in points[:4]]
+    monkeypatch.setattr(storage, "MOUNTS", tmp_path / "mounts")
+    if system == "Linux":
+        storage.MOUNTS.write_text("".join(lines))
+    lake.publish(OLD)
+    if system == "Linux":
+        mounted = mounted.with_name("month=12 of b")
+        point = str(mounted).replace(" ", "\\040")
+        storage.MOUNTS.write_text("".join([*lines, f"23 22 8:0 /x {point} rw - ext4 /x rw\n"]))
+    else:
+        monkeypatch.setattr(os.path, "ismount", lambda path: str(path) == str(mounted))
+    says = rf"/songplays holds a mount point, year=2018/{mounted.name}: this job replaces"
+    with (
+        mock.patch.object(lake, "put", side_effect=AssertionError("it has read and staged")),
+        pytest.raises(StorageError, match=says),
+    ):
+        lake.publish(NEW)
+    assert lake.tables() == OLD
+
+
+def test_a_partition_that_is_a_link_is_refused_and_stays(lake, tmp_path):
+    lake.publish(OLD)
+    (lake.folder / "songs/year=2001").rename(tmp_path / "elsewhere")
+    (lake.folder / "songs/year=2001").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ForeignFilesError, match=r"/songs holds .*, year=2001 and 0 more"):
+        lake.publish(NEW)
+    assert (lake.folder / "songs/year=2001").is_symlink()
+    assert len(list((tmp_path / "elsewhere").glob("*.parquet"))) == 1
+    assert not lake.plans()
 
 
 def test_tables_on_another_file_system_than_the_staging_area_are_refused(tmp_path):
