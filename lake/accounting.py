@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
@@ -13,6 +13,9 @@ from lake.lines import FILTERED, LOADED
 from lake.listing import SourceError
 from lake.paths import readable
 from lake.sources import path_of
+
+if TYPE_CHECKING:
+    from lake.causes import Cause
 
 PAGES_TOLD = 5  # of the filtered events, the commonest
 
@@ -114,21 +117,33 @@ def find_commonest(
     ]
 
 
-def check_account(name: str, path: str, account: Mapping[str, Any], limit: float) -> None:
+def check_account(
+    name: str,
+    path: str,
+    account: Mapping[str, Any],
+    limit: float,
+    explain: Callable[[], Cause | None] = lambda: None,
+) -> None:
     """Raise SourceError where a source is empty, or where too much of it was rejected."""
     rejected = sum(account["rejected"].values())
     if rejected > account["read"] * limit / 100:
         reasons = ", ".join(f"{n:,} {reason}" for reason, n in account["rejected"].items())
-        file = account["commonest"][0]["file"]
+        common, cause = account["commonest"][0], explain()
+        field = f" ({common['field']})" if common["field"] else ""
+        advice = (
+            f": {cause.what}; {cause.cure}, and run again"
+            if cause
+            else f"{field}; fix them, or allow more with --max-rejected-percent"
+        )
         raise SourceError(
             f"{name}: {rejected:,} of {account['read']:,} records are rejected ({reasons}), more "
-            f"than {limit:g} %, such as in {file}; fix them, or allow more with "
-            "--max-rejected-percent"
+            f"than {limit:g} %, such as in {common['file']}{advice}"
         )
     if not account["loaded"]:
         pages = list(account["filtered_pages"].items())[:PAGES_TOLD]
         found = f", of the pages {', '.join(f'{p} ({n:,})' for p, n in pages)}" if pages else ""
+        cause = explain()
         raise SourceError(
-            f"{name}: {path} holds nothing to load ({account['read']:,} records read{found}); "
-            "is it the right path?"
+            f"{name}: {path} holds nothing to load ({account['read']:,} records read{found})"
+            f"{f': {cause.what}; {cause.cure}' if cause else '; is it the right path?'}"
         )

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
 
 from lake import publishing
 from lake.accounting import FileFacts, build_account, check_account, read_file_facts
+from lake.causes import BYTES_LOOKED_AT, LOOKED_AT, Cause, find_cause, find_emptiness
 from lake.checks import (
     MATCHED,
     ROWS,
@@ -33,7 +35,7 @@ from lake.inputs import (
     write_state,
 )
 from lake.layout import lay_out, stage_table
-from lake.lines import rejected
+from lake.lines import FILE_AS_LISTED, rejected
 from lake.listing import SourceError
 from lake.parsed import add_folder, build_source_state, compact, read_parsed, write_parsed
 from lake.paths import REJECTS, parsed_path, readable, staged_path
@@ -81,8 +83,11 @@ def read_source(run: Run, source: Source, work: Work) -> Parsed:
     run.report.this_run["read"][name] = read
     note_account(run, source, listing, state)
     write_rejects(run, source, records)
-    limit = run.config.max_rejected_percent
-    check_account(name, getattr(run.config, name), run.report.sources[name], limit)
+    check_account(
+        *(name, getattr(run.config, name), run.report.sources[name]),
+        run.config.max_rejected_percent,
+        lambda: explain_failure(run, source, work, Parsed(records, state)),
+    )
     return Parsed(records, state)
 
 
@@ -134,6 +139,20 @@ def write_rejects(run: Run, source: Source, records: DataFrame) -> None:
         rejects = run.storage.path(f"{REJECTS}/{run.report.run}/{source.name}")
         rejected(records).coalesce(1).write.json(rejects)
         tell(f"           {source.name}: rejected records are in {readable(rejects)}")
+
+
+def explain_failure(run: Run, source: Source, work: Work, parsed: Parsed) -> Cause | None:
+    """The likely cause why nothing of a source is loaded, or too little; None if it is unknown."""
+    files, commonest = parsed.state.files, run.report.sources[source.name]["commonest"]
+    if not any(known.facts.outcomes for known in files.values()):
+        return find_emptiness(list(files), work.listings[source.name].passed_over)
+    told = commonest[0]["file"] if commonest else ""
+    suspect = next((file for file in files if readable(file) == told), "")
+    if not suspect or not all(found.is_rejection for found in files[suspect].facts.outcomes):
+        return None  # some of its records are as they should be
+    start = F.expr(f"substring(CAST(line AS BINARY), 1, {BYTES_LOOKED_AT})")
+    of_suspect = parsed.records.filter(F.expr(FILE_AS_LISTED) == suspect).select(start)
+    return find_cause(source.name, [bytes(line) for (line,) in of_suspect.head(LOOKED_AT)])
 
 
 # ---- Stage and check -----------------------------------------------------------------------------

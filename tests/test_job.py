@@ -234,10 +234,13 @@ def test_a_missing_path_is_one_line(spark, tmp_path, capsys):
     assert "song_data: cannot read /nowhere/at/all" in error
 
 
-def test_an_empty_folder_is_refused(spark, tmp_path, capsys):
+def test_a_folder_of_empty_files_is_refused_and_one_is_named(spark, tmp_path, capsys):
     flags = write_input(tmp_path, SONGS, EVENTS)
-    (tmp_path / "none").mkdir()
-    assert "holds nothing to load" in refused(capsys, [*flags, f"--log-data={tmp_path / 'none'}"])
+    none = tmp_path / "none"
+    none.mkdir()
+    (none / "a.json").write_text("\n")
+    says = f"{none} holds nothing to load (0 records read): its 1 files are empty, such as {none}/a"
+    assert says in refused(capsys, [*flags, f"--log-data={none}"])
 
 
 def test_a_log_without_plays_is_refused_and_the_old_tables_stay(spark, tmp_path, capsys):
@@ -264,8 +267,23 @@ def test_a_plain_file_named_gz_fails_the_run_and_names_the_file(spark, tmp_path,
 def test_too_many_rejects_fail_the_run_but_are_kept(spark, tmp_path, capsys):
     error = refused(capsys, write_input(tmp_path, SONGS, [*EVENTS, "hello"]))
     assert "1 of 4 records are rejected (1 not_json), more than 1 %" in error
+    # The other lines of its file are good, so that the file is of the right kind.
+    assert "-events.json; fix them, or allow more with --max-rejected-percent" in error
     assert list((tmp_path / "lake" / "_etl" / "rejects").rglob("*.json"))
     assert read_report(tmp_path)["status"] == "failed"
+
+
+def test_input_of_which_nothing_can_be_used_is_told_for_what_it_is(spark, tmp_path, capsys):
+    flags = write_input(tmp_path, SONGS, EVENTS)
+    log, other = tmp_path / "log_data/2018/11/2018-11-01-events.json", tmp_path / "other"
+    other.mkdir()
+    swapped = [f"--song-data={tmp_path}/log_data", f"--log-data={tmp_path}/song_data"]
+    assert f"such as in {log}: these look like events; " in refused(capsys, [*flags, *swapped])
+
+    flags.append(f"--log-data={other}")
+    (other / "a.json").write_text(json.dumps(EVENTS))
+    says = f"such as in {other}/a.json: one event a line is expected; this file is one array; "
+    assert says in refused(capsys, flags)
 
 
 def test_a_level_that_is_neither_free_nor_paid_rejects_its_play_alone(spark, tmp_path, capsys):
