@@ -51,6 +51,11 @@ CURES = (
         f"the AWS credentials may have expired: {RUN_AGAIN}",
     ),
     (r"InvalidAccessKeyId|SignatureDoesNotMatch", f"S3 does not accept these keys: {RUN_AGAIN}"),
+    (  # to a HEAD request as well, whatever is wrong
+        r"Status Code: 403",
+        "S3 forbids this: the AWS keys are wrong, or they have no right to this path; check"
+        " keys.cfg, the profile and the bucket's policy, then run the same command again",
+    ),
 )
 
 

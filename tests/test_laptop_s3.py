@@ -413,6 +413,15 @@ def test_a_spark_that_brings_a_connector_or_a_vendors_hadoop_is_left_alone(tmp_p
         ("Bad Request (Service: Amazon S3; Status Code: 400; ...)", "may have expired: run aws"),
         ("Bad Request (Service: S3, Status Code: 400, ...)", "may have expired: run aws login"),
         ("x (Service: S3; Error Code: InvalidAccessKeyId)", "does not accept these keys: run aws"),
+        (
+            "Forbidden (Service: Amazon S3; Status Code: 403; ...)",
+            "S3 forbids this: the AWS keys are",
+        ),
+        ("null (Service: S3, Status Code: 403, ... ID: null)", "S3 forbids this: the AWS keys are"),
+        (
+            "x (Service: Amazon S3; Status Code: 403; Error Code: AccessDenied)",
+            "they have no right to this path; check",
+        ),
         ("The provided token has expired. (Service: S3, ...)", "credentials have expired: run aws"),
     ],
 )
