@@ -75,7 +75,7 @@ def find_other_kind(records: Collection[bytes]) -> Cause | None:
         if any(re.match(start, record) for record in records):
             return Cause(f"this file is {what}", cure)
     if records and not any(re.search(rb"[{}\[\]]|\":", record) for record in records):
-        return Cause("this is no JSON", "give the folder of the JSON files")
+        return Cause("this is no JSON", "move it away, or give the folder of the JSON files")
     return None
 
 

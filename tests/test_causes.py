@@ -50,7 +50,10 @@ LOGS = {
     "Parquet": (b"PAR1\x15\x04\x15", "no JSON but a table as Parquet"),
     "a pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "run git lfs pull"),
     "a dict of Python": (str(event()).encode(), "its quotes are those of Python"),
-    "CSV": (b"ts,page,userId\n1541105830796,NextSong,7", "this is no JSON; give the folder"),
+    "CSV": (
+        b"ts,page,userId\n1541105830796,NextSong,7",
+        "this is no JSON; move it away, or give the folder",
+    ),
     "UTF-16": (GOOD.encode("utf-16"), "this file is in UTF-16; write it in UTF-8"),
     "UTF-16 without a mark": (GOOD.encode("utf-16-le"), "this file is in UTF-16"),
     "Latin-1": (GOOD.replace("Ada", "Adé").encode("latin-1"), "not in UTF-8, but maybe in Latin-1"),
