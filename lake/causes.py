@@ -46,13 +46,14 @@ class Cause(NamedTuple):
 
 def find_cause(source: str, records: Sequence[bytes]) -> Cause | None:
     """The likely cause, from the beginnings of some records of a file of which all are rejected."""
-    return (
+    cause = (
         find_other_kind(records)
         or find_other_encoding(records)
         or find_other_source(source, records)
-        or find_other_layout(records)
-        or find_other_unit(records)
     )
+    if cause or source == "song_data":  # songs may be in an array and pretty-printed
+        return cause
+    return find_other_layout(records) or find_other_unit(records)
 
 
 def find_emptiness(files: Sequence[str], passed_over: Sequence[str]) -> Cause | None:
@@ -112,7 +113,7 @@ def find_other_source(source: str, records: Collection[bytes]) -> Cause | None:
 
 
 def find_other_layout(records: Collection[bytes]) -> Cause | None:
-    """Whether the events are not one a line; song files may be written so."""
+    """Whether the events are not one a line."""
     lines = [text_of(record).strip() for record in records]
     if any(re.match(r"\[\s*(\{|$)", line) for line in lines):
         return Cause(

@@ -102,6 +102,10 @@ def test_a_song_file_of_another_kind_is_told_for_what_it_is(name):
     assert says in told("song_data", [content])
 
 
+def test_that_songs_are_in_an_array_is_no_cause():
+    assert not told("song_data", [f"[{SONG},".encode()])
+
+
 @pytest.mark.parametrize("name", UNKNOWN)
 def test_a_bad_line_in_a_file_of_the_right_kind_is_no_other_kind(name):
     assert not told("log_data", [UNKNOWN[name]])
