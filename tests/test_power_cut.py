@@ -3,11 +3,13 @@
 The model is that of a file system with an ordered journal (ext4, XFS). Changes of names reach the
 disk in the order in which they were made, up to some point since the last fsync: any such point may
 be what a cut leaves. The bytes of a file reach it for sure by an fsync of that file; else the file
-has its size and holds zeros.
+has its size and holds zeros. One state more is that of a disk without a journal: a name reaches it
+by an fsync of its folder alone.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -39,6 +41,9 @@ class Disk:
     states: list[State] = field(default_factory=list)
     synced: dict[int, bytes] = field(default_factory=dict)
     before_sync: Callable[[], None] = lambda: None
+    # Of a disk without a journal: what each folder holds there, and whether that is a folder.
+    names: dict[int, dict[str, tuple[int, bool]]] = field(default_factory=dict)
+    held: dict[int, int] = field(default_factory=dict)
 
     def look(self) -> None:
         """Keep what the folder holds now."""
@@ -62,11 +67,32 @@ class Disk:
         path = Path(f"/proc/self/fd/{descriptor}").readlink()
         if path.is_file():
             self.synced[path.stat().st_ino] = path.read_bytes()
+        elif path.is_relative_to(self.folder):
+            self.keep_names(path)
         self.states = [self.read()]
+
+    def keep_names(self, folder: Path) -> None:
+        """Let the names in a folder reach the disk without a journal."""
+        entries = list(os.scandir(folder))
+        for entry in entries:  # held open, so that no other file gets the number of a deleted one
+            if entry.inode() not in self.held:
+                self.held[entry.inode()] = os.open(entry.path, os.O_RDONLY)
+        self.names[folder.stat().st_ino] = {e.name: (e.inode(), e.is_dir()) for e in entries}
+
+    def without_journal(self, folder: int, at: str = "") -> State:
+        """What a disk without a journal holds below a folder."""
+        state = {}
+        for name, (number, is_folder) in self.names.get(folder, {}).items():
+            if is_folder:
+                state.update(self.without_journal(number, f"{at}{name}/"))
+            else:
+                state[f"{at}{name}"] = number, self.synced.get(number, b"?")
+        return state
 
     def after_power_cuts(self, at: Path) -> Iterator[SmallLake]:
         """A lake as each of the states that a cut can leave now."""
-        for number, state in enumerate(self.states):
+        without_journal = self.without_journal(self.folder.stat().st_ino)
+        for number, state in enumerate([*self.states, without_journal]):
             folder = at / str(number)
             for name, (inode, content) in state.items():
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -88,7 +114,11 @@ def published(tmp_path):
     lake.publish(OLD)
     disk = Disk(lake.folder)
     disk.synced = dict(disk.read().values())
-    return lake, disk
+    for folder in (lake.folder, *(path for path in lake.folder.rglob("*") if path.is_dir())):
+        disk.keep_names(folder)
+    yield lake, disk
+    for descriptor in disk.held.values():
+        os.close(descriptor)
 
 
 def cut_and_check(disk, at, new=NEW, *, after_exit=False):
