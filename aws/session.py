@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import getpass
 import inspect
 import io
 import os
 import sys
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -24,6 +22,7 @@ from aws.console import CLOCK, Clock, say, warn
 from configs import DL_CFG, KEYS_CFG, ConfigError, EmrConfig, hint, load_aws_keys, load_emr_config
 from lake.exit_codes import ExitCode
 from lake.formats import duration
+from lake.sign_in import FAULTS, NEEDS_CRT, explain_fault, only_with_a_terminal
 
 if TYPE_CHECKING:
     from mypy_boto3_emr import EMRClient
@@ -210,28 +209,17 @@ def make_session(keys: AwsKeys | None, region: str, profile: str | None = None) 
 def sign_in(session: boto3.Session) -> None:
     """Have boto3 find its credentials now; an AwsError says in one line why it cannot."""
     try:
-        with warnings.catch_warnings():
-            # Without a terminal an MFA code would be asked for where nobody sees the question.
-            warnings.simplefilter("error", getpass.GetPassWarning)
+        with only_with_a_terminal():
             credentials = session.get_credentials()
             if credentials:
                 credentials.get_frozen_credentials()
-    except (EOFError, OSError, ValueError, getpass.GetPassWarning) as error:
+    except errors.MissingDependencyException:
+        raise AwsError(NEEDS_CRT) from None
+    except FAULTS as error:
         if isinstance(error, errors.BotoCoreError):  # run_script explains these
             raise
-        problem = explain_sign_in(error)
+        problem = explain_fault(error)
         raise AwsError(f"the AWS credentials cannot be used: {problem}; {SIGN_IN}") from None
-    except errors.MissingDependencyException:
-        raise AwsError(
-            "a profile of aws login needs boto3[crt]: run pip install -r requirements.txt"
-        ) from None
-
-
-def explain_sign_in(error: Exception) -> str:
-    """What is wrong with a sign-in for which boto3 has no error of its own."""
-    if isinstance(error, (EOFError, getpass.GetPassWarning)):
-        return "the sign-in asks for an MFA code, and there is no terminal to type it in"
-    return f"credential_process of the profile fails: {error}"
 
 
 def check_region(session: boto3.Session, region: str | None) -> None:
@@ -257,7 +245,7 @@ def explain_error(error: BaseException) -> str:
     """What went wrong and what to do, in one line."""
     if isinstance(error, errors.ClientError):
         return explain_refusal(error)
-    message = explain_sign_in(error) if isinstance(error, EOFError) else str(error)
+    message = explain_fault(error) if isinstance(error, EOFError) else str(error)
     message = " ".join(message.split())
     if isinstance(error, errors.NoCredentialsError):
         return f"no AWS credentials found: {SIGN_IN}"

@@ -22,6 +22,7 @@ from configs import AwsKeys, ConfigError, EtlConfig, load_aws_keys
 from lake.formats import duration, utc_now
 from lake.locations import URI
 from lake.report import tell
+from lake.sign_in import FAULTS, NEEDS_CRT, explain_fault, only_with_a_terminal
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -129,14 +130,18 @@ def find_keys() -> tuple[AwsKeys | None, datetime | None]:
     """
     try:
         import boto3
-        from botocore.exceptions import BotoCoreError, ClientError
+        from botocore.exceptions import BotoCoreError, ClientError, MissingDependencyException
     except ImportError:
         return read_environment(), None
     try:
-        found: Any = boto3.Session().get_credentials()
-        frozen = found.get_frozen_credentials() if found else None
-    except (BotoCoreError, ClientError, EOFError, OSError, ValueError) as error:
-        problem = "it asks for an MFA code" if isinstance(error, EOFError) else str(error)
+        with only_with_a_terminal():
+            found: Any = boto3.Session().get_credentials()
+            frozen = found.get_frozen_credentials() if found else None
+    except MissingDependencyException:
+        raise SignInError(NEEDS_CRT) from None
+    except (BotoCoreError, ClientError, *FAULTS) as error:
+        is_of_boto3 = isinstance(error, (BotoCoreError, ClientError))
+        problem = str(error) if is_of_boto3 else explain_fault(error)
         raise SignInError(
             f"the AWS credentials cannot be used: {' '.join(problem.split())}; {SIGN_IN}"
         ) from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
 import subprocess
@@ -39,6 +40,7 @@ from aws.session import (
 from configs import ConfigError
 from lake.exit_codes import ExitCode
 from tests.aws_fixtures import *  # noqa: F403 (fixtures)
+from tests.sign_in import CANARY, LONG_AGO, NEVER, SESSION, without_terminal, write_login_token
 
 SIGN_IN = "run aws login, aws sso login or aws configure, or fill in keys.cfg"
 URL = "https://elasticmapreduce.us-west-2.amazonaws.com/"
@@ -329,6 +331,10 @@ NO_CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOK
 KEYS_OF_Y = "[profile y]\naws_access_key_id = AKIA\naws_secret_access_key = s\n"
 ROLE_OF_X = "role_arn = arn:aws:iam::123456789012:role/r\nsource_profile = y\nmfa_serial = a:b\n"
 UNUSABLE = "the AWS credentials cannot be used"
+EXPIRED_KEYS = json.dumps(
+    {"Version": 1, "Expiration": LONG_AGO}
+    | CANARY.under("AccessKeyId", "SecretAccessKey", "SessionToken")
+)
 
 
 @pytest.fixture
@@ -336,7 +342,7 @@ def sign_in(tmp_path, monkeypatch):
     """Use a profile of the given text, without a terminal."""
     for name in NO_CREDENTIALS:
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr("os.open", no_terminal(os.open))
+    monkeypatch.setattr("os.open", without_terminal(os.open))
 
     def sign_in_as_x(profile):
         path = tmp_path / "aws-config"
@@ -362,6 +368,16 @@ def sign_in(tmp_path, monkeypatch):
             f" (char 0); {SIGN_IN}",
         ),
         (
+            "credential_process = /bin/echo [1]\n",
+            f"{UNUSABLE}: credential_process of the profile fails: 'list' object has no attribute"
+            f" 'get'; {SIGN_IN}",
+        ),
+        (
+            f"credential_process = /bin/echo '{EXPIRED_KEYS}'\n",
+            f"{UNUSABLE}: Credentials were refreshed, but the refreshed credentials are still"
+            f" expired.; {SIGN_IN}",
+        ),
+        (
             "credential_process = /bin/false\n",
             f"{UNUSABLE}: Error when retrieving credentials from custom-process:; {SIGN_IN}",
         ),
@@ -376,7 +392,7 @@ def sign_in(tmp_path, monkeypatch):
             f"{UNUSABLE}: Error loading SSO Token: Token for s does not exist; {SIGN_IN}",
         ),
     ],
-    ids=["no program", "no JSON", "a program that fails", "MFA", "SSO"],
+    ids=["no program", "no JSON", "a list", "expired", "a program that fails", "MFA", "SSO"],
 )
 def test_a_sign_in_that_fails_is_one_line(run, emulator, sign_in, profile, told):
     sign_in(profile)
@@ -385,15 +401,6 @@ def test_a_sign_in_that_fails_is_one_line(run, emulator, sign_in, profile, told)
 
     assert (outcome.code, outcome.out) == (1, "")
     assert outcome.err == f"get_cluster_status.py: error: {told}\n"
-
-
-def no_terminal(open_file):
-    def open_or_refuse(path, *more, **options):
-        if path == "/dev/tty":
-            raise OSError
-        return open_file(path, *more, **options)
-
-    return open_or_refuse
 
 
 def test_a_profile_of_aws_login_is_used_or_names_the_package(run, emulator, sign_in):
@@ -412,6 +419,31 @@ def test_a_profile_of_aws_login_is_used_or_names_the_package(run, emulator, sign
     )
     assert outcome.err == without_package or re.fullmatch(ended, outcome.err)
     assert outcome.err == without_package or outcome.err.endswith(f"; {SIGN_IN}\n")
+
+
+def test_the_keys_of_aws_login_sign_the_requests(run, account, sign_in, tmp_path):
+    sign_in(f"login_session = {SESSION}\n")
+    write_login_token(tmp_path, NEVER)
+
+    outcome = run(get_cluster_status.main)
+
+    assert outcome.code == 0, outcome.err
+    assert f"Credential={CANARY.key_id}/" in account.requests[0].headers["Authorization"]
+
+
+def test_what_an_aws_login_has_left_may_be_damaged(run, emulator, sign_in, tmp_path):
+    sign_in(f"login_session = {SESSION}\n")
+    write_login_token(tmp_path, NEVER)
+    (token,) = tmp_path.glob(".aws/login/cache/*.json")
+    token.write_text("{")
+
+    outcome = run(get_cluster_status.main)
+
+    assert outcome.code == 1
+    assert outcome.err == (
+        f"get_cluster_status.py: error: {UNUSABLE}: a file that the last sign-in has left in"
+        f" ~/.aws is damaged; {SIGN_IN}\n"
+    )
 
 
 def test_requirements_hold_what_aws_login_needs():

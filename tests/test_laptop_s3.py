@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -17,70 +16,113 @@ import boto3
 import pytest
 from moto.server import DomainDispatcherApplication, create_backend_app
 
-from configs import ConfigError, load_etl_config
+from configs import AwsKeys, ConfigError, load_etl_config
 from lake import laptop
 from lake.exit_codes import ExitCode
+from lake.sign_in import NEEDS_CRT
 from lake.tables import TABLES
 from tests.factories import event, song, write_input
 from tests.s3_faults import BUCKET, client, keys_of, served
+from tests.sign_in import (
+    CAMEL_CASE,
+    CANARY,
+    ENVIRONMENT,
+    HALF_AN_HOUR,
+    LONG_AGO,
+    NEVER,
+    Keys,
+    without_terminal,
+    write_login_token,
+    write_profiles,
+    write_sso_token,
+)
 
 ROOT = Path(laptop.__file__).parents[1]
-KEY_ID = "ASIACANARY"
-CANARY = "canary/secret+that/must+stay/home+123456"
-TOKEN = "canary-token-that-only-s3-may-see"
 ANONYMOUS = "org.apache.hadoop.fs.s3a.AnonymousAWSCredentialsProvider"
 PATHS = [f"--{name.replace('_', '-')}=s3://{BUCKET}/{name}" for name in ("song_data", "log_data")]
 OUTPUT = f"--output=s3://{BUCKET}/lake"
-# Runs the job, then tells all that the session knows and keeps all that it has on this disk.
+# Runs the job once for each [environment, arguments], tells all that the session knows each time,
+# and keeps all that it has on this disk. Only the first run starts a JVM. The later ones give it
+# the environment which a JVM that starts then would inherit.
 SPY = """if True:
-    import os, shutil, sys
+    import json, os, shutil, sys
     from pathlib import Path
     import etl
+    from lake import spark as sessions
+    from pyspark import SparkContext
     from pyspark.sql import SparkSession
-    code = etl.main(sys.argv[1:])
-    spark = SparkSession.active()
-    jvm, context = spark._jvm, spark.sparkContext
-    print(context.getConf().getAll(), spark.sql("SET").collect())
-    session = spark._jsparkSession
-    for hadoop in (
-        context._jsc.hadoopConfiguration(),
-        session.sessionState().newHadoopConf(),
-        session.sharedState().hadoopConf(),
-        jvm.org.apache.spark.deploy.SparkHadoopUtil.get().conf(),
-    ):
-        settings = jvm.java.io.StringWriter()
-        hadoop.writeXml(settings)
-        print(settings.toString())
-    print(jvm.java.lang.System.getProperties().toString())
-    print(Path(f"/proc/{jvm.java.lang.ProcessHandle.current().pid()}/cmdline").read_text())
-    print(dict(os.environ))
-    shutil.copytree(os.environ["TMPDIR"], os.environ["KEPT"])
-    sys.exit(code)"""
+
+    def start(builder, start=sessions.start):
+        jvm = SparkContext._jvm
+        if jvm:
+            unmodifiable = jvm.java.lang.Class.forName("java.util.Collections$UnmodifiableMap")
+            inner = unmodifiable.getDeclaredField("m")
+            inner.setAccessible(True)
+            inherited = inner.get(jvm.java.lang.System.getenv())
+            for name in [name for name in inherited if name.startswith("AWS_")]:
+                inherited.remove(name)
+            for name, value in os.environ.items():
+                if name.startswith("AWS_"):
+                    inherited[name] = value
+        return start(builder)
+
+    def tell(spark):
+        jvm, context = spark._jvm, spark.sparkContext
+        print(context.getConf().getAll(), spark.sql("SET").collect())
+        session = spark._jsparkSession
+        for hadoop in (
+            context._jsc.hadoopConfiguration(),
+            session.sessionState().newHadoopConf(),
+            session.sharedState().hadoopConf(),
+            jvm.org.apache.spark.deploy.SparkHadoopUtil.get().conf(),
+        ):
+            settings = jvm.java.io.StringWriter()
+            hadoop.writeXml(settings)
+            print(settings.toString())
+        print(jvm.java.lang.System.getProperties().toString())
+        print(Path(f"/proc/{jvm.java.lang.ProcessHandle.current().pid()}/cmdline").read_text())
+        print(dict(os.environ))
+
+    sessions.start = start
+    for turn, (environment, arguments) in enumerate(json.loads(sys.argv[1])):
+        os.environ.update(environment)
+        code = etl.main(arguments)
+        if code:
+            sys.exit(code)
+        spark = SparkSession.active()
+        tell(spark)
+        shutil.copytree(os.environ["TMPDIR"], Path(os.environ["KEPT"], str(turn)))
+        spark._jvm.org.apache.hadoop.fs.FileSystem.closeAll()
+        spark.stop()
+        print("end of turn")"""
 
 
 @dataclass
 class CarefulS3:
-    """moto's S3, which looks who asks, and the part of SSO that gives out a role's credentials."""
+    """moto's S3, which looks who asks, and the parts of SSO and of aws login that give out keys."""
 
     app: object = field(default_factory=lambda: DomainDispatcherApplication(create_backend_app))
-    key_id: str | None = KEY_ID  # the only one that is let in; None: nobody who signs
-    token: str | None = None
+    let_in: dict = field(default_factory=lambda: {CANARY.key_id: CANARY.token})  # key id: token
     changes: int = 10**9  # how many are made before the token expires
+    seen: list = field(default_factory=list)  # the key ids that came, each once in a row
     refused: list = field(default_factory=list)
+    ended: bool = False  # the sign-in of aws login
 
     def __call__(self, environ, start_response):
         """Answer a request; those of the test itself, by boto3, always."""
-        if environ["PATH_INFO"] == "/federation/credentials":
-            return self.give_credentials(start_response)
+        if environ["PATH_INFO"] in SIGN_INS:
+            return SIGN_INS[environ["PATH_INFO"]](self, environ, start_response)
         if "Boto3" in environ.get("HTTP_USER_AGENT", ""):
             return self.app(environ, start_response)
         self.changes -= environ["REQUEST_METHOD"] in ("PUT", "POST", "DELETE")
         if self.changes < 0:
             return self.refuse("400 Bad Request", "ExpiredToken", environ, start_response)
         signed = re.search("Credential=([^/]+)/", environ.get("HTTP_AUTHORIZATION", ""))
-        token = environ.get("HTTP_X_AMZ_SECURITY_TOKEN")
-        if (signed[1] if signed else None, token) != (self.key_id, self.token):
+        key_id, token = signed[1] if signed else None, environ.get("HTTP_X_AMZ_SECURITY_TOKEN")
+        if (key_id, token) not in self.let_in.items():
             return self.refuse("403 Forbidden", "AccessDenied", environ, start_response)
+        if self.seen[-1:] != [key_id]:
+            self.seen.append(key_id)
         return self.app(environ, start_response)
 
     def refuse(self, status, code, environ, start_response):
@@ -91,18 +133,44 @@ class CarefulS3:
         start_response(status, [("Content-Type", "application/xml")])
         return [] if environ["REQUEST_METHOD"] == "HEAD" else [body.encode()]
 
-    def give_credentials(self, start_response):
+    def give_credentials_of_a_role(self, _, start_response):
         """SSO's GetRoleCredentials, for half an hour."""
-        end = time.time() + 1795
-        names = ("accessKeyId", "secretAccessKey", "sessionToken", "expiration")
-        values = (KEY_ID, CANARY, TOKEN, int(end * 1000))
-        start_response("200 OK", [("Content-Type", "application/json")])
-        return [json.dumps({"roleCredentials": dict(zip(names, values))}).encode()]
+        end = int((time.time() + HALF_AN_HOUR) * 1000)
+        role = {**Keys("sso").under(*CAMEL_CASE), "expiration": end}
+        return answer(start_response, "200 OK", {"roleCredentials": role})
+
+    def give_credentials_of_a_login(self, environ, start_response):
+        """CreateOAuth2Token, which aws login's refresh token gets a new access token from."""
+        environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+        assert environ["HTTP_DPOP"]  # signed with the key in the cache
+        if self.ended:
+            body = {"error": "TOKEN_EXPIRED", "message": "The refresh token has expired"}
+            return answer(start_response, "401 Unauthorized", body, "AccessDeniedException")
+        body = {
+            "accessToken": Keys("login").under(*CAMEL_CASE),
+            "tokenType": "aws_sigv4",
+            "expiresIn": 900,  # AWS gives no longer one
+            "refreshToken": "the next one",
+        }
+        return answer(start_response, "200 OK", body)
+
+
+SIGN_INS = {
+    "/federation/credentials": CarefulS3.give_credentials_of_a_role,
+    "/v1/token": CarefulS3.give_credentials_of_a_login,
+}
+
+
+def answer(start_response, status, body, error=""):
+    """An answer in JSON, as AWS's newer services give it."""
+    headers = [("Content-Type", "application/json")]
+    start_response(status, headers + ([("X-Amzn-ErrorType", error)] if error else []))
+    return [json.dumps(body).encode()]
 
 
 @pytest.fixture
 def s3():
-    """An S3 that lets in KEY_ID only, with one song and one play in it."""
+    """An S3 that lets in CANARY only, with one song and one play in it."""
     server = CarefulS3()
     with served(server) as server.endpoint:
         client(server.endpoint).put_bucket_acl(Bucket=BUCKET, ACL="public-read")
@@ -117,14 +185,26 @@ class Laptop:
     environ: dict
     s3: CarefulS3
 
-    def run(self, *arguments, program=("etl.py",)):
+    def run(self, *arguments):
         """The job in a process of its own."""
-        command = [sys.executable, *program, "--config", str(self.folder / "dl.cfg"), *arguments]
+        return self.run_python("etl.py", f"--config={self.folder / 'dl.cfg'}", *arguments)
+
+    def run_turns(self, *turns):
+        """The job for each environment and arguments, in one process which tells what it knows."""
+        return self.run_python("-c", SPY, json.dumps(turns))
+
+    def run_python(self, *command):
+        """This Python, or the one that the CI names: of another version, with another Spark."""
         return subprocess.run(
-            command, cwd=ROOT, env=self.environ, capture_output=True, text=True, check=False
+            [os.environ.get("JOB_PYTHON", sys.executable), *command],
+            cwd=ROOT,
+            env=self.environ,
+            capture_output=True,
+            text=True,
+            check=False,
         )
 
-    def set_s3(self, **settings):
+    def set_s3(self, name="dl.cfg", **settings):
         """Write a dl.cfg that leads to the S3 of this test."""
         emulated = {
             "fs.s3a.endpoint": self.s3.endpoint,
@@ -135,13 +215,9 @@ class Laptop:
         }
         lines = "\n".join(f"{name} = {value}" for name, value in emulated.items())
         text = (ROOT / "dl.cfg").read_text().replace("[s3]\n", f"[s3]\n{lines}\n")
-        (self.folder / "dl.cfg").write_text(text)
-
-    def write(self, name, text):
-        """A file in ~/.aws."""
-        path = self.folder / ".aws" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path = self.folder / name
         path.write_text(text)
+        return f"--config={path}"
 
 
 @pytest.fixture
@@ -149,9 +225,12 @@ def laptop_with(tmp_path, s3):
     """A laptop with the input in S3."""
     temporary = tmp_path / "tmp"
     temporary.mkdir()
-    (tmp_path / ".ivy2").symlink_to(Path.home() / ".ivy2")
+    for name in (".ivy2", ".ivy2.5.2"):  # of either Spark
+        (tmp_path / name).symlink_to(Path.home() / name)
     environ = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
     environ["AWS_EC2_METADATA_DISABLED"] = "true"
+    environ["AWS_ENDPOINT_URL_SSO"] = environ["AWS_ENDPOINT_URL_SIGNIN"] = s3.endpoint
+    environ["AWS_DEFAULT_REGION"] = "us-east-1"
     environ["HOME"] = str(tmp_path)
     environ["TMPDIR"] = environ["SPARK_LOCAL_DIRS"] = str(temporary)
     environ["KEPT"] = str(tmp_path / "kept")
@@ -177,39 +256,51 @@ def only_error(done):
 # ---- Ways to sign in -----------------------------------------------------------------------------
 
 
-def test_a_profile_is_enough_and_its_secret_is_nowhere(laptop_with, s3):
-    s3.token = TOKEN
-    keys = f"aws_access_key_id = {KEY_ID}\naws_secret_access_key = {CANARY}\n"
-    laptop_with.write("credentials", f"[me]\n{keys}aws_session_token = {TOKEN}\n")
-    laptop_with.environ["AWS_PROFILE"] = "me"
-    done = laptop_with.run(*PATHS, OUTPUT, program=("-c", SPY))
+WAYS = ("profile", "sso", "process", "login")
+
+
+def test_each_way_to_sign_in_is_enough_and_its_secret_is_nowhere(laptop_with, s3):
+    keys = {way: Keys(way) for way in WAYS}
+    s3.let_in = {None: None, **{each.key_id: each.token for each in keys.values()}}
+    write_profiles(laptop_with.folder)
+    write_sso_token(laptop_with.folder, NEVER)
+    write_login_token(laptop_with.folder, LONG_AGO)
+    look = [laptop_with.set_s3(), *PATHS, OUTPUT, "--dry-run"]
+    public = laptop_with.set_s3("public.cfg", fs_s3a_aws_credentials_provider=ANONYMOUS)
+    laptop_with.set_s3("dl.cfg")
+    turns = [[{"AWS_PROFILE": way}, look] for way in WAYS]
+    turns[0][1] = look[:-1]  # the whole job, once
+    done = laptop_with.run_turns(*turns, [{"AWS_PROFILE": "nobody"}, [public, *look[1:]]])
     assert done.returncode == 0, done.stderr
     assert not s3.refused
-    boto = client(s3.endpoint)
-    published = keys_of(boto, "lake")
+    assert s3.seen == [*(keys[way].key_id for way in WAYS), None]
+    ends = re.findall(r"(?m)^the AWS credentials end at \d\d:\d\d UTC, in (\d\d) min", done.stderr)
+    assert ends == ["29", "29", "14"]
+    published = keys_of(client(s3.endpoint), "lake")
     assert {key.split("/")[0] for key in published} == {"_etl", *(table.name for table in TABLES)}
-    stored = [boto.get_object(Bucket=BUCKET, Key=f"lake/{key}") for key in published]
-    kept = [path for path in (laptop_with.folder / "kept").rglob("*") if path.is_file()]
-    assert "spark.driver.extraJavaOptions" in done.stdout
-    assert "fs.s3a.endpoint" in done.stdout
-    assert kept
-    texts = [done.stdout.encode(), done.stderr.encode()]
-    texts += [answer["Body"].read() for answer in stored] + [path.read_bytes() for path in kept]
-    assert not [text for text in texts for secret in (CANARY, TOKEN) if secret.encode() in text]
+    secrets = [secret for each in keys.values() for secret in each.texts]
+    texts = what_a_secret_could_be_in(laptop_with, done, published)
+    assert not [text for text in texts if any(map(text.count, secrets))]
 
 
-def test_sso_is_enough_and_the_end_of_its_credentials_is_told(laptop_with, s3):
-    s3.token = TOKEN
-    sign_in_by_sso(laptop_with, "2099-01-01T00:00:00Z")
-    done = laptop_with.run(*PATHS, OUTPUT, "--dry-run")
-    assert done.returncode == 0, done.stderr
-    assert not s3.refused
-    told = re.findall(r"(?m)^the AWS credentials end at \d\d:\d\d UTC, in 29 min", done.stderr)
-    assert len(told) == 1
+def what_a_secret_could_be_in(machine, done, published):
+    """All that the runs have said, published, and had on this disk."""
+    assert done.stdout.count("spark.driver.extraJavaOptions") > len(WAYS)
+    assert done.stdout.count("fs.s3a.endpoint") > len(WAYS)
+    assert done.stdout.count("end of turn") == len(WAYS) + 1
+    yield from (done.stdout.encode(), done.stderr.encode())
+    boto = client(machine.s3.endpoint)
+    for key in published:
+        yield boto.get_object(Bucket=BUCKET, Key=f"lake/{key}")["Body"].read()
+    kept = [path for path in (machine.folder / "kept").rglob("*") if path.is_file()]
+    assert {path.relative_to(machine.folder).parts[1] for path in kept} >= {"0", "4"}
+    yield from (path.read_bytes() for path in kept)
 
 
 def test_a_sign_in_that_has_ended_is_told_before_java_starts(laptop_with):
-    sign_in_by_sso(laptop_with, "2020-01-01T00:00:00Z")
+    write_profiles(laptop_with.folder)
+    write_sso_token(laptop_with.folder, LONG_AGO)
+    laptop_with.environ["AWS_PROFILE"] = "sso"
     laptop_with.environ["JAVA_HOME"] = "/nonexistent"
     done = laptop_with.run(*PATHS, OUTPUT)
     assert done.returncode == ExitCode.FAILED
@@ -219,32 +310,19 @@ def test_a_sign_in_that_has_ended_is_told_before_java_starts(laptop_with):
     assert line.endswith(laptop.SIGN_IN)
 
 
-def sign_in_by_sso(machine, until):
-    """Leave what aws sso login leaves."""
-    machine.write(
-        "config",
-        "[profile me]\nsso_session = home\nsso_account_id = 123456789012\nsso_role_name = reader\n"
-        "[sso-session home]\nsso_region = us-east-1\nsso_start_url = https://home.example\n",
-    )
-    name = hashlib.sha1(b"home").hexdigest()
-    token = {"accessToken": "signed-in", "expiresAt": until}
-    machine.write(f"sso/cache/{name}.json", json.dumps(token))
-    machine.environ["AWS_PROFILE"] = "me"
-    machine.environ["AWS_ENDPOINT_URL_SSO"] = machine.s3.endpoint
-
-
 def test_a_token_that_expires_in_mid_run_is_one_line_with_the_cure(laptop_with, s3):
-    s3.token, s3.changes = TOKEN, 12
-    names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
-    laptop_with.environ.update(zip(names, (KEY_ID, CANARY, TOKEN)))
+    s3.changes = 12
+    laptop_with.environ.update(CANARY.under(*ENVIRONMENT))
     done = laptop_with.run(*PATHS, OUTPUT)
     assert set(s3.refused) == {"ExpiredToken"}
     assert done.returncode == ExitCode.FAILED
     cure = f"the temporary AWS credentials have expired: {laptop.RUN_AGAIN}"
     line = only_error(done)
-    assert line.startswith(f"{cure} (song_data: cannot read s3://{BUCKET}/song_data/")
+    assert re.match(
+        rf"{re.escape(cure)} \((song_data|log_data): cannot read s3://{BUCKET}/\1/", line
+    )
     assert "fix or remove it" not in line
-    assert CANARY not in done.stdout + done.stderr
+    assert CANARY.secret not in done.stdout + done.stderr
 
 
 def test_without_credentials_the_ways_to_have_some_are_told_before_java_starts(laptop_with):
@@ -256,14 +334,6 @@ def test_without_credentials_the_ways_to_have_some_are_told_before_java_starts(l
     assert line.endswith("a public bucket needs none: see [s3] in dl.cfg")
 
 
-def test_a_public_bucket_needs_no_credentials(laptop_with, s3):
-    s3.key_id = None
-    laptop_with.set_s3(fs_s3a_aws_credentials_provider=ANONYMOUS)
-    done = laptop_with.run(*PATHS, f"--output={laptop_with.folder / 'lake'}", "--dry-run")
-    assert done.returncode == 0, done.stderr
-    assert not s3.refused
-
-
 def test_only_the_buckets_that_are_not_public_need_credentials():
     given = {"fs.s3a.bucket.open.aws.credentials.provider"}
     assert laptop.is_given(given, "open", laptop.PROVIDERS)
@@ -273,13 +343,14 @@ def test_only_the_buckets_that_are_not_public_need_credentials():
 def test_keys_cfg_comes_before_a_profile_and_is_gone_from_the_environment(monkeypatch, tmp_path):
     monkeypatch.setenv("AWS_SESSION_TOKEN", "of another sign-in")
     (tmp_path / "keys.cfg").write_text(
-        f"[aws]\naccess_key_id = {KEY_ID}\nsecret_access_key = {CANARY}\nsession_token =\n"
+        f"[aws]\naccess_key_id = {CANARY.key_id}\nsecret_access_key = {CANARY.secret}\n"
+        "session_token =\n"
     )
     keys = laptop.load_aws_keys(tmp_path / "keys.cfg")
     monkeypatch.setattr(laptop, "load_aws_keys", lambda: keys)
     before = dict(os.environ)
     with laptop.environment_of(laptop.sign_in(BUCKET)):
-        assert os.environ["AWS_SECRET_ACCESS_KEY"] == CANARY
+        assert os.environ["AWS_SECRET_ACCESS_KEY"] == CANARY.secret
         assert "AWS_SESSION_TOKEN" not in os.environ
     assert dict(os.environ) == before
 
@@ -291,6 +362,83 @@ def test_without_boto3_the_environments_keys_are_taken(monkeypatch):
     assert laptop.find_region(BUCKET) is None
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     assert laptop.find_keys() == (None, None)
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """A home for this process, with a profile for each way to sign in, and no terminal."""
+    for name in (*ENVIRONMENT, "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("AWS_PROFILE", "login")
+    monkeypatch.setattr("os.open", without_terminal(os.open))
+    write_profiles(tmp_path)
+    return tmp_path
+
+
+def leave_nothing(_):
+    """No token of aws login or aws sso login."""
+
+
+def leave_half_a_login(home):
+    """A token of which the end is missing."""
+    write_login_token(home, NEVER)
+    (path,) = home.glob(".aws/login/cache/*.json")
+    path.write_text(path.read_text()[:40])
+
+
+@pytest.mark.parametrize(
+    ("way", "spoil", "told"),
+    [
+        (
+            "process",
+            lambda home: write_profiles(home, "/no/such/program"),
+            "credential_process of the profile fails: [Errno 2] No such file",
+        ),
+        (
+            "process",
+            lambda home: write_profiles(home, "/bin/echo [1]"),
+            "credential_process of the profile fails: 'list' object has no",
+        ),
+        (
+            "process",
+            lambda home: write_profiles(home, end=LONG_AGO),
+            "Credentials were refreshed, but the refreshed credentials are still expired.",
+        ),
+        ("sso", leave_nothing, "Error loading SSO Token: Token for home does not exist"),
+        ("login", leave_nothing, "Error loading login session token: "),
+        ("login", leave_half_a_login, "a file that the last sign-in has left in ~/.aws"),
+        ("mfa", leave_nothing, "the sign-in asks for an MFA code, and there is no terminal"),
+        ("nobody", leave_nothing, "The config profile (nobody) could not be found"),
+    ],
+)
+def test_a_sign_in_that_fails_is_one_line_with_the_cure(home, capfd, way, spoil, told):
+    spoil(home)
+    os.environ["AWS_PROFILE"] = way
+    with pytest.raises(laptop.SignInError) as refusal:
+        laptop.sign_in(BUCKET)
+    line = str(refusal.value)
+    assert line.startswith(f"the AWS credentials cannot be used: {told}")
+    assert line.endswith(f"; {laptop.SIGN_IN}")
+    assert "\n" not in line
+    assert capfd.readouterr() == ("", "")
+
+
+def test_an_aws_login_of_yesterday_is_one_line(s3, home, monkeypatch):
+    s3.ended = True
+    write_login_token(home, LONG_AGO)
+    monkeypatch.setenv("AWS_ENDPOINT_URL_SIGNIN", s3.endpoint)
+    with pytest.raises(laptop.SignInError, match=r"session has expired or .*; run aws login"):
+        laptop.sign_in(BUCKET)
+
+
+def test_an_aws_login_without_its_package_names_that(home, monkeypatch):
+    write_login_token(home, NEVER)
+    assert laptop.sign_in(BUCKET) == AwsKeys(*CANARY.under(*ENVIRONMENT).values())
+    monkeypatch.setattr("botocore.credentials.EC", None)
+    with pytest.raises(laptop.SignInError) as refusal:
+        laptop.sign_in(BUCKET)
+    assert str(refusal.value) == NEEDS_CRT
 
 
 # ---- Regions -------------------------------------------------------------------------------------
@@ -365,7 +513,8 @@ def publish(folder, group, name, version, more=""):
 def test_spark_fetches_the_connector_once_and_says_how_large_it_is(repository, capfd):
     settings = laptop.connector_settings()
     (line,) = capfd.readouterr().err.splitlines()
-    assert re.match(r"fetching Hadoop's S3 connector into .*/\.ivy2/jars, once: \d+ MB \(", line)
+    folder = re.escape(f"{laptop.find_ivy()}/jars")
+    assert re.match(rf"fetching Hadoop's S3 connector into {folder}, once: \d+ MB \(", line)
     first, *jars = settings["spark.driver.extraClassPath"].split(os.pathsep)
     assert first == f"{laptop.find_spark_jars()}/*"
     assert [zipfile.is_zipfile(jar) for jar in jars] == [True, True]
@@ -388,7 +537,8 @@ def test_a_connector_that_cannot_be_fetched_is_one_line_with_the_cure(repository
     assert told.startswith("Hadoop's S3 connector could not be fetched: ")
     assert "\n" not in told
     assert "unresolved dependency" in told
-    assert re.search(r"or copy hadoop-aws-\S+ and \S+ from elsewhere into \S+/\.ivy2/jars$", told)
+    folder = re.escape(f"{laptop.find_ivy()}/jars")
+    assert re.search(rf"or copy hadoop-aws-\S+ and \S+ from elsewhere into {folder}$", told)
 
 
 def test_a_spark_that_brings_a_connector_or_a_vendors_hadoop_is_left_alone(tmp_path, monkeypatch):
