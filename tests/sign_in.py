@@ -12,7 +12,7 @@ from datetime import datetime, timezone
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-HALF_AN_HOUR = 1795  # seconds, and a little less
+HALF_AN_HOUR, FIFTY_MINUTES = 1795, 3000  # seconds
 SESSION = "arn:aws:iam::123456789012:user/me"  # of aws login
 
 
@@ -67,7 +67,7 @@ def write_profiles(home, program="", end=""):
     profile = Keys("profile").under(*(name.lower() for name in ENVIRONMENT))
     lines = [f"{name} = {value}" for name, value in profile.items()]
     write(home / ".aws/credentials", "\n".join(["[profile]", *lines]))
-    end = end or datetime.fromtimestamp(time.time() + HALF_AN_HOUR, timezone.utc).isoformat()
+    end = end or datetime.fromtimestamp(time.time() + FIFTY_MINUTES, timezone.utc).isoformat()
     printed = Keys("process").under("AccessKeyId", "SecretAccessKey", "SessionToken")
     write(home / "printed.json", json.dumps({"Version": 1, "Expiration": end, **printed}))
     write(
