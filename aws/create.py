@@ -201,14 +201,19 @@ def wait_until_ready(session: boto3.Session, cluster_id: str, waiting: Waiting) 
     emr = session.client("emr")
     started = time.monotonic()
     looks = poll(lambda: fetch_cluster(emr, cluster_id), waiting.poll_seconds, waiting.timeout)
-    with Progress() as progress:
-        for cluster in looks:
-            state = cluster["Status"]["State"]
-            progress.show(f"{cluster_id}: {state}", duration(time.monotonic() - started))
-            if state in ("RUNNING", "WAITING"):
-                return
-            if state not in ACTIVE:
-                break
+    try:
+        with Progress() as progress:
+            for cluster in looks:
+                state = cluster["Status"]["State"]
+                progress.show(f"{cluster_id}: {state}", duration(time.monotonic() - started))
+                if state in ("RUNNING", "WAITING"):
+                    return
+                if state not in ACTIVE:
+                    break
+    except StillGoingError as error:  # EMR goes on to ask for nodes that AWS does not have
+        raise StillGoingError(
+            f"{error}; it can still start, and cost: iac_terminate.py ends it"
+        ) from None
     reason = explain_start(cluster["Status"])
     if "BOOTSTRAP_FAILURE" in reason:
         show_bootstrap_log(session.client("s3"), cluster, waiting.poll_seconds)

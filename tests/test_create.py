@@ -954,7 +954,8 @@ def test_waiting_ends_with_the_timeout_and_the_cluster_goes_on(account, create):
 
     assert outcome.code == 1
     assert outcome.last_line == (
-        "iac_create.py: error: gave up waiting after 0 s; it goes on: see get_cluster_status.py"
+        "iac_create.py: error: gave up waiting after 0 s; it goes on: see get_cluster_status.py;"
+        " it can still start, and cost: iac_terminate.py ends it"
     )
     assert only_cluster(account).state == "STARTING"
 
