@@ -57,6 +57,13 @@ DRIVER_GIGABYTES = 4  # to try where the log does not say what was too little: E
 # An m5.xlarge has 12 GB for Spark, and a part of a container is for what Java needs besides.
 LARGEST_GIGABYTES = 10
 
+# What S3 says to a node whose role does not name the path.
+REFUSED_BY_S3 = re.compile(r"AccessDenied|Access Denied|Status Code: 403")
+ROLE_CURE = (
+    "the nodes' role may use only the paths that dl.cfg named when it was made: run"
+    " iac_create.py --create-roles with the paths of now, then the same command again"
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Cause:
@@ -132,11 +139,11 @@ def find_cause(s3: S3Client, log_uri: str, cluster_id: str, step_id: str) -> Cau
 def choose_cause(
     logs: Iterable[tuple[str, str]], explain: Callable[[str], Sequence[str]], *, certain: bool
 ) -> Cause | None:
-    """The cause from the first log in which it is explained, with a cure where memory was short."""
+    """The cause from the first log in which it is explained, with a cure where one is known."""
     for name, text in logs:
         lines = explain(text)
         if lines:
-            cure = build_memory_cure(lines)
+            cure = build_memory_cure(lines) or build_role_cure(lines)
             return Cause(lines, name, certain, cure) if cure else Cause(lines, name, certain)
     return None
 
@@ -227,6 +234,11 @@ def build_memory_cure(lines: Sequence[str]) -> str:
         f'the {process} had too little memory: add --spark-args "--conf {setting}",'
         " or name larger core_types in [emr], such as m5.2xlarge"
     )
+
+
+def build_role_cure(lines: Sequence[str]) -> str:
+    """What to do where S3 refuses a node; else empty."""
+    return ROLE_CURE if any(REFUSED_BY_S3.search(line) for line in lines) else ""
 
 
 def is_error(line: str) -> bool:

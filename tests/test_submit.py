@@ -826,6 +826,23 @@ def test_a_driver_without_memory_is_told_with_the_size_to_try(submit, emulator, 
     )
 
 
+def test_a_path_that_the_nodes_role_does_not_name_is_told_with_the_command(
+    submit, emulator, cluster
+):
+    line = (
+        "etl.py: error: cannot look up s3://other/lake/_etl/LOCK: java.nio.file.AccessDenied"
+        "Exception: s3://other/lake/_etl/LOCK: Forbidden (Service: S3, Status Code: 403, ...)"
+    )
+    logs = {"steps/{step}/stderr.gz": STEP_LOG, f"{DRIVER}/stdout.gz": f"{line}\n"}
+    emulator.next_step = StepPlan(outcome="FAILED", logs=logs)
+    outcome = submit()
+    assert outcome.err.splitlines()[-3] == f"  {line}"
+    assert outcome.last_line == (
+        "next: the nodes' role may use only the paths that dl.cfg named when it was made: run"
+        " iac_create.py --create-roles with the paths of now, then the same command again"
+    )
+
+
 def test_emrs_own_reason_and_log_are_told_first(submit, emulator, cluster):
     details = {"Reason": "Unknown Error.", "Message": "it broke", "LogFile": "s3://b/stderr.gz"}
     emulator.next_step = StepPlan(outcome="FAILED", details=details)
