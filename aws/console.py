@@ -62,9 +62,17 @@ def make_console() -> Console:
     return Console(stderr=True, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
+class ResultConsole(Console):
+    """A console that leaves a reader who has seen enough, such as head, to run_script."""
+
+    def on_broken_pipe(self) -> None:
+        """Raise what Python raises, where rich itself ends the program with exit code 1."""
+        raise BrokenPipeError
+
+
 def make_result_console() -> Console:
     """A console on stdout for results that look better on a terminal."""
-    return Console(markup=False, emoji=False, highlight=False, soft_wrap=True)
+    return ResultConsole(markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
 def say(text: str) -> None:

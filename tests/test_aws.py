@@ -21,7 +21,7 @@ import iac_submit_etl
 import iac_terminate
 from aws.cluster import failure_reason
 from aws.code import ROOT
-from aws.console import Clock, Progress, say
+from aws.console import Clock, Progress, make_result_console, say
 from aws.s3 import is_s3, split_uri
 from aws.session import (
     DENIED,
@@ -592,6 +592,26 @@ def test_on_a_terminal_one_line_changes_in_place_and_the_last_one_stays(monkeypa
     before, _, after = output.getvalue().rpartition("\x1b[2K")  # where the line is erased
     assert "WAITING 9 s" in before
     assert after == "WAITING 9 s\n"
+
+
+class Left(io.StringIO):
+    """A pipe whose reader, such as head, has seen enough."""
+
+    def write(self, _):
+        """Fail as a closed pipe does."""
+        raise BrokenPipeError
+
+
+def test_a_reader_of_a_rendered_result_may_leave(monkeypatch):
+    monkeypatch.setattr("os.dup2", lambda *_: None)  # the script's own, on stdout
+
+    def show(_):
+        console = make_result_console()
+        console.file = Left()
+        console.print("a cluster")
+        return ExitCode.FAILED
+
+    assert run_script(show) == ExitCode.DONE
 
 
 # S3.
