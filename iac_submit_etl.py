@@ -168,7 +168,12 @@ def parse_args(arguments: Sequence[str]) -> SubmitOptions:
     """The command line; what follows -- is for etl.py."""
     parser = build_parser()
     end = arguments.index("--") if "--" in arguments else len(arguments)
-    args = vars(parser.parse_args(arguments[:end]))
+    known, unknown = parser.parse_known_args(arguments[:end])
+    if unknown:
+        parser.error(
+            f"unrecognized arguments: {' '.join(unknown)}; write -- before arguments of etl.py"
+        )
+    args = vars(known)
     names = {field.name for field in dataclasses.fields(SubmitOptions)}
     options = SubmitOptions(
         common=read_common_options(args),

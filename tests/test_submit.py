@@ -286,6 +286,14 @@ def test_usage_errors_are_one_line(submit, flags, job, told):
     assert outcome.err.count("\n") == 1
 
 
+def test_an_argument_of_the_job_before_the_dashes_is_told_where_it_belongs(submit):
+    outcome = submit("--full")
+    assert outcome.code == ExitCode.USAGE
+    assert outcome.last_line.endswith(
+        "error: unrecognized arguments: --full; write -- before arguments of etl.py"
+    )
+
+
 @pytest.mark.parametrize(
     "flags",
     [
