@@ -138,6 +138,9 @@ def test_the_command_of_the_docs_is_the_one_that_is_tested_and_prints_what_they_
     missing = [line for line in lines if not passing.match(line) and normalise(line) not in printed]
     assert missing == []
     assert len(lines) > 30
+    # The first command is shown whole.
+    told, shown = (day.err + day.out).splitlines(), normalise(there)
+    assert [line for line in told if not passing.match(line) and normalise(line) not in shown] == []
 
 
 def normalise(text):
