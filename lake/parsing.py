@@ -16,7 +16,7 @@ Every line is parsed once with the declared types. Only an odd line is parsed ag
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
@@ -220,24 +220,46 @@ def _parse_strictly(schema: str) -> str:
     fields = columns(schema)
     marked = ", ".join(f"_{name} STRING" for name in fields)
     given_fields = _from_json(MARKED.format("line"), marked)
-    parsed = f"named_struct('fields', {given_fields}, 'keys', json_object_keys(line))"
-    given = {name: f"odd.fields._{name}" for name in fields}
-    values = {name: f"typed.{name}" for name in fields}
-    typed = ", ".join(f"'{name}', {_convert(given[name], fields[name])}" for name in fields)
-    faults = [_find_fault(name, kind, given[name], values[name]) for name, kind in fields.items()]
-    converted = [_is_converted(given[name], kind, values[name]) for name, kind in fields.items()]
-    named = ", ".join(f"'{name}', {value}" for name, value in values.items())
+    parsed = f"named_struct('given', {given_fields}, 'keys', json_object_keys(line))"
+    kinds: dict[str, list[str]] = {}
+    for name, kind in fields.items():
+        kinds.setdefault(kind, []).append(name)
+    judged = ", ".join(f"'{kind}', {_judge(kind, names)}" for kind, names in kinds.items())
+    of_field = {
+        name: f"judged.{kind}[{position}]"
+        for kind, names in kinds.items()
+        for position, name in enumerate(names)
+    }
     text_fault = let(
         "reason",
         find_text_fault("line"),
         "IF(reason IS NULL, NULL, named_struct('reason', reason, 'field', CAST(NULL AS STRING)))",
     )
+    values = ", ".join(f"'{name}', {of_field[name]}.value" for name in fields)
+    converted = " + ".join(f"{of_field[name]}.converted" for name in fields)
+    faults = ", ".join(f"{of_field[name]}.fault" for name in fields)
     record = (
-        f"named_struct({named},"
-        f" 'converted', {' + '.join(converted)},"
-        f" 'fault', coalesce({', '.join([text_fault, *faults])}))"
+        f"named_struct({values}, 'converted', {converted},"
+        f" 'fault', coalesce({text_fault}, {faults}))"
     )
-    return let("odd", parsed, let("typed", f"named_struct({typed})", record))
+    return let("odd", parsed, let("judged", f"named_struct({judged})", record))
+
+
+def _judge(kind: str, names: Sequence[str]) -> str:
+    """The fields of one kind, each as its value, whether that was converted, and its fault or null.
+
+    One expression for them all: one for each would be the largest part of the job's plan, and Spark
+    plans it anew in each run.
+    """
+    fields = ", ".join(
+        f"named_struct('name', '{name}', 'text', odd.given._{name})" for name in names
+    )
+    verdict = f"""named_struct(
+        'value', value,
+        'converted', {_is_converted("field.text", kind, "value")},
+        'fault', {_find_fault(kind, "value")})"""
+    verdict = let("value", _convert("field.text", kind), verdict)
+    return f"transform(array({fields}), field -> {verdict})"
 
 
 def _convert(given: str, kind: str) -> str:
@@ -280,21 +302,25 @@ def _is_converted(given: str, kind: str, value: str) -> str:
     return f"IF({value} IS NOT NULL AND NOT {given} RLIKE r'{WHOLE}', 1, 0)"
 
 
-def _find_fault(name: str, kind: str, given: str, value: str) -> str:
+def _find_fault(kind: str, value: str) -> str:
     """What is wrong with a field as it is given, or null."""
-    text = _unmarked(given) if kind == "BIGINT" else given
+    text = _unmarked("field.text") if kind == "BIGINT" else "field.text"
     is_number = f"{text} RLIKE r'{NUMBER}'"
     if kind == "STRING":
         is_number += f" AND NOT {text} RLIKE r'{WHOLE}'"
     is_infinite = f"{is_number} AND abs(try_cast({text} AS DOUBLE)) = double('infinity')"
     # Spark 3.5 gives a number that is too large for a double as this text.
-    is_too_large = f"""{is_infinite} OR {given} IN ('"Infinity"', '"-Infinity"')"""
+    is_too_large = f"""{is_infinite} OR field.text IN ('"Infinity"', '"-Infinity"')"""
     is_in_another_case = (
-        f"NOT array_contains(odd.keys, '{name}')"
-        f" AND exists(odd.keys, key -> lower(key) = '{name.lower()}')"
+        "NOT array_contains(odd.keys, field.name)"
+        " AND exists(odd.keys, key -> lower(key) = lower(field.name))"
     )
     return f"""CASE
-        WHEN {given} IS NULL
-            THEN IF({is_in_another_case}, {fault("key_in_another_case", name)}, NULL)
-        WHEN {is_too_large} THEN {fault("number_out_of_range", name)}
-        WHEN {value} IS NULL THEN {fault("wrong_type", name)} END"""
+        WHEN field.text IS NULL
+            THEN IF({is_in_another_case}, {_fault("key_in_another_case")}, NULL)
+        WHEN {is_too_large} THEN {_fault("number_out_of_range")}
+        WHEN {value} IS NULL THEN {_fault("wrong_type")} END"""
+
+
+def _fault(reason: str) -> str:
+    return f"named_struct('reason', '{reason}', 'field', field.name)"
