@@ -591,8 +591,6 @@ def test_a_spark_that_brings_a_connector_or_a_vendors_hadoop_is_left_alone(tmp_p
             "they have no right to this path; check",
         ),
         ("The provided token has expired. (Service: S3, ...)", "credentials have expired: run aws"),
-        ("Forbidden (Service: Amazon S3; Status Code: 403; ...)", "do this: choose a profile that"),
-        ("null (Service: S3, Status Code: 403, Request ID: x)", "do this: choose a profile that"),
     ],
 )
 def test_where_s3_refuses_the_credentials_the_cure_comes_first(said, cure, monkeypatch):
