@@ -200,9 +200,9 @@ class Laptop:
         return self.run_python("-c", SPY, json.dumps(turns))
 
     def run_python(self, *command):
-        """This Python, or the one that the CI names: of another version, with another Spark."""
+        """Run this Python in the environment of the laptop."""
         return subprocess.run(
-            [os.environ.get("JOB_PYTHON", sys.executable), *command],
+            [sys.executable, *command],
             cwd=ROOT,
             env=self.environ,
             capture_output=True,
