@@ -42,8 +42,16 @@ QUICK = {
 }
 
 
+# The files that take longest: one that began last would leave all other processes without work.
+LONG = {
+    *("test_against_duckdb", "test_bench", "test_end_to_end", "test_faults", "test_job"),
+    *("test_s3", "test_sequences", "test_transforms", "test_yarn"),
+}
+
+
 def pytest_collection_modifyitems(items):
-    """Mark the tests of the quick tier."""
+    """Mark the tests of the quick tier, and let the longest files begin first."""
+    items.sort(key=lambda item: item.path.stem not in LONG)
     for item in items:
         if item.path.stem in QUICK:
             item.add_marker(pytest.mark.quick)

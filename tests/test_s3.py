@@ -84,7 +84,7 @@ def test_a_lake_is_replaced_partition_by_partition(new_lake):
 
 # How many changes lie between two that are tried: a run has about 55.
 @pytest.mark.parametrize(
-    ("kind", "step"), [("cut off", 3), ("lost", 5), ("503", 12), ("500", 12), ("timeout", 24)]
+    ("kind", "step"), [("cut off", 5), ("lost", 8), ("503", 12), ("500", 12), ("timeout", 24)]
 )
 def test_no_fault_of_s3_loses_a_row_and_the_next_run_mends_it(new_lake, server, kind, step):
     for at in itertools.count(1, step):

@@ -72,11 +72,13 @@ def kind_of(environ) -> str:
 
 
 def area_of(environ) -> str:
-    """What a request is about: song_data, log_data, what is parsed of them, or the lake."""
+    """What a request is about: a source, what is parsed of it, the lock, or the lake."""
     prefix = parse_qs(environ.get("QUERY_STRING", "")).get("prefix", [""])[0]
     key = unquote(environ["PATH_INFO"]).removeprefix(f"/{BUCKET}").strip("/") or prefix
     if re.match(r"lake/_etl/(parsed|[^/]+)/(song_data|log_data)", key):
         return "parsed"
+    if key.endswith("/_etl/LOCK"):  # written anew from time to time: more often in a slow run
+        return "lock"
     return re.match(r"[^/]*", key)[0] or "lake"  # a bulk delete names its keys in its body alone
 
 
