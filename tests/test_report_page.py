@@ -167,7 +167,7 @@ def test_a_reason_comes_with_its_meaning():
 def find_reasons(*modules: Path) -> set[str]:
     """The reasons for a rejection that the code knows."""
     text = "".join(module.read_text(encoding="utf-8") for module in modules)
-    named = re.findall(r"""\bfault\(["'](\w+)|(?:THEN|ELSE) '([a-z]+_\w+)'""", text)
+    named = re.findall(r"""\b_?fault\(["'](\w+)|(?:THEN|ELSE) '([a-z]+_\w+)'""", text)
     return {one or other for one, other in named}
 
 
