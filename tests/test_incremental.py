@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 import etl
+from configs import DL_CFG
 from lake import parsed, paths, work
 from lake.accounting import FileFacts, Outcome
 from lake.inputs import (
@@ -233,6 +234,24 @@ def test_one_more_day_changes_only_its_month_the_users_and_the_jobs_own_files(la
     assert kept
     assert not set(kept) & changed, "records that were parsed before are not written again"
     assert len(read_lake(spark, lake.folder / "lake")["songplays"]) == 4
+
+
+def test_with_a_partition_for_each_day_only_the_touched_days_are_rebuilt(spark, tmp_path):
+    config = tmp_path / "dl.cfg"
+    by_month = "= year, month  "
+    config.write_text(DL_CFG.read_text().replace(by_month, "= year, month, day  "))
+    events = [event(itemInSession=n, ts=TS + n * DAY) for n in range(3)]
+    flags = [f"--config={config}", *write_input(tmp_path, SONGS, events)]
+    lake = SimpleNamespace(folder=tmp_path, flags=flags, log=tmp_path / "log_data")
+    age(tmp_path)
+    run(lake)
+    before = stamps(tmp_path / "lake" / "songplays")
+    write_log(lake, "new.json", event(itemInSession=9, ts=TS + DAY))
+    assert run(lake)["rebuilt"] == {"users": 1, "time": 1, "songplays": 1}
+    after = stamps(tmp_path / "lake" / "songplays")
+    same = {path for path, stamp in before.items() if after.get(path) == stamp}
+    assert (len(before), len(same), len(after)) == (3, 2, 3)
+    assert len(read_lake(spark, tmp_path / "lake")["songplays"]) == 4
 
 
 def test_a_run_with_nothing_new_writes_its_report_and_nothing_else(lake):
