@@ -36,7 +36,9 @@ from lake.layout import layout_of
 from lake.lines import is_blank, loaded
 from lake.listing import SourceError
 from lake.lock import LockedError
+from lake.parsed import read_parsed
 from lake.paths import new_run, readable
+from lake.rebuild import plan_rebuild
 from lake.report import Report, render, tell
 from lake.run import cleaned_up, locked, open_run
 from lake.sources import SOURCES
@@ -213,6 +215,9 @@ def _ascending(*names: str) -> list[Column]:
 
 # ---- The run -------------------------------------------------------------------------------------
 
+# What is published depends on the modules of these functions: if they change, all is read anew.
+RULES = (build_tables, read_source, read_parsed, plan_rebuild)
+
 
 def run_job(spark: SparkSession, config: EtlConfig, report: Report) -> None:
     """Publish all five tables from what the sources hold now, or raise with nothing changed."""
@@ -220,7 +225,7 @@ def run_job(spark: SparkSession, config: EtlConfig, report: Report) -> None:
     run = open_run(spark, config, report)
     with locked(run.lock), cleaned_up(run):
         published = check_output(run)
-        work = find_work(run, published, find_rules([build_tables]))
+        work = find_work(run, published, find_rules(RULES))
         if not work:
             report_unchanged(run, published, work)
             return
@@ -240,7 +245,7 @@ def show_plan(spark: SparkSession, config: EtlConfig, report: Report) -> None:
     """Print what a run would read and build anew, without doing it."""
     set_what_results_depend_on(spark)
     run = open_run(spark, config, report)
-    work = find_work(run, look_at_output(run), find_rules([build_tables]))
+    work = find_work(run, look_at_output(run), find_rules(RULES))
     print("\n".join(describe_plan(work, run.tables)))
 
 
@@ -343,7 +348,7 @@ def run_command(arguments: argparse.Namespace, config: EtlConfig) -> None:
     signal.signal(signal.SIGTERM, _interrupt)
     report = Report(new_run())
     with report.stage("session"):
-        quick = will_read_little(config, find_rules([build_tables]))
+        quick = will_read_little(config, find_rules(RULES))
         spark = create_session(config, quick=quick)
     signal.signal(signal.SIGINT, _interrupt)  # PySpark's own handler interrupts py4j in mid-call
     if arguments.recover or arguments.dry_run:
