@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from py4j.protocol import Py4JError, Py4JJavaError, Py4JNetworkError
+from pyspark.errors import PySparkException
 
 from lake.paths import ETL, folders_above, is_hidden, readable
 
@@ -509,18 +510,18 @@ def _fsync(path: Path) -> None:
 def _one_line(*doing: str) -> Iterator[None]:
     try:
         yield
-    except (Py4JError, OSError) as error:
+    except (Py4JError, PySparkException, OSError) as error:
         kind = MissingError if _is_missing(error) else StorageError
         raise kind(f"cannot {' '.join(map(readable, doing))}: {_cause(error)}") from None
 
 
-def _is_missing(error: Py4JError | OSError) -> bool:
+def _is_missing(error: Py4JError | PySparkException | OSError) -> bool:
     if isinstance(error, Py4JJavaError):
         return str(error.java_exception.getClass().getName()) == "java.io.FileNotFoundException"
     return isinstance(error, FileNotFoundError)
 
 
-def _cause(error: Py4JError | OSError) -> str:
+def _cause(error: Py4JError | PySparkException | OSError) -> str:
     if isinstance(error, OSError) and not isinstance(error, ConnectionError):
         return error.strerror or str(error)
     if isinstance(error, (Py4JNetworkError, OSError)):

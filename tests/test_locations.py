@@ -10,7 +10,7 @@ import etl
 from configs import ConfigError, load_etl_config
 from lake.listing import describe_missing
 from lake.paths import readable
-from lake.storage import StorageError
+from lake.storage import HadoopStorage, StorageError
 from tests.factories import event, song, write_input
 
 WRONG = [
@@ -79,6 +79,12 @@ def test_a_bucket_that_does_not_exist_is_said_in_plain_words():
     assert describe_missing("s3://b/x", error) == (
         "bucket b does not exist: check the spelling of s3://b/x"
     )
+
+
+def test_a_store_that_cannot_be_opened_is_named(spark):
+    # PySpark makes an error of its own of some of Java's, such as this IllegalArgumentException.
+    with pytest.raises(StorageError, match=r"^cannot open hdfs://nowhere\.invalid/x: .*nowhere"):
+        HadoopStorage(spark, "hdfs://nowhere.invalid/x")
 
 
 def test_paths_are_printed_as_a_shell_takes_them(spark, tmp_path, capsys):
