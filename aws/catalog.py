@@ -34,7 +34,7 @@ from aws.glue import (
 )
 from aws.locations import locate_lake
 from aws.ownership import OWN_PARAMETERS, has_own_parameter
-from aws.s3 import list_keys, split_uri
+from aws.s3 import list_etags, split_uri
 from aws.session import (
     AwsError,
     CommonOptions,
@@ -212,9 +212,21 @@ def publish_catalog(
 
 def find_changes(s3: S3Client, glue: GlueClient, config: CatalogConfig) -> list[TableChange]:
     """What publish_catalog would change."""
-    refuse_unfinished(s3, config.output)
-    published = [find_published(s3, config.output, table) for table in TABLES]
-    refuse_unfinished(s3, config.output)  # a swap may have begun during the listing
+    return compare_tables(glue, config, find_tables(s3, config.output))
+
+
+def find_tables(s3: S3Client, output: str) -> list[Published]:
+    """All tables as their files in S3 show them; an AwsError while a run swaps them in."""
+    refuse_unfinished(s3, output)
+    published = [find_published(s3, output, table) for table in TABLES]
+    refuse_unfinished(s3, output)  # a swap may have begun during the listing
+    return published
+
+
+def compare_tables(
+    glue: GlueClient, config: CatalogConfig, published: Sequence[Published]
+) -> list[TableChange]:
+    """What has to change in the catalogue for it to agree with these tables."""
     return [
         build_change(found, fetch_registered(glue, config.database, found.table.name))
         for found in published
@@ -239,8 +251,9 @@ def find_published(s3: S3Client, output: str, table: Table) -> Published:
     """A table as its files in S3 show it."""
     location = f"{output}/{table.name}/"
     bucket, prefix = split_uri(location)
-    keys = list_keys(s3, bucket, prefix)
-    return build_published(table, location, [key.removeprefix(prefix) for key in keys])
+    etags = list_etags(s3, bucket, prefix)
+    files = {key.removeprefix(prefix): etag for key, etag in etags.items()}
+    return build_published(table, location, files)
 
 
 # ---- A table as its files show it ----------------------------------------------------------------
@@ -248,17 +261,20 @@ def find_published(s3: S3Client, output: str, table: Table) -> Published:
 
 @dataclasses.dataclass(frozen=True)
 class Published:
-    """One table's files: their location, and the folder of each partition."""
+    """One table's files: their location, the folder of each partition, and each file's ETag."""
 
     table: Table  # its partition_by is that of the folders
     location: str
     partitions: Mapping[Values, str]
+    files: Mapping[str, str]  # those that readers see, with paths relative to the location
 
 
-def build_published(table: Table, location: str, files: Sequence[str]) -> Published:
+def build_published(table: Table, location: str, files: Mapping[str, str]) -> Published:
     """A table as its files show it; their paths are relative to the location."""
     # Consoles make an empty object, named with a slash at its end, where a user makes a folder.
-    visible = [file for file in files if not is_hidden(file) and not file.endswith("/")]
+    visible = {
+        file: etag for file, etag in files.items() if not is_hidden(file) and file[-1:] != "/"
+    }
     folders = sorted({partition_of(file) for file in visible})
     if not folders:
         raise AwsError(f"{location} holds no files: run the job on this output first")
@@ -274,7 +290,7 @@ def build_published(table: Table, location: str, files: Sequence[str]) -> Publis
     partitions = {
         partition_values(partitioned, folder): f"{location}{folder}/" for folder in folders
     }
-    return Published(partitioned, location, partitions if partitioned.partition_by else {})
+    return Published(partitioned, location, partitions if partitioned.partition_by else {}, visible)
 
 
 def partition_names(folder: str) -> tuple[str, ...]:

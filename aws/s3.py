@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gzip
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3.type_defs import ObjectTypeDef
 
 
 def split_uri(uri: str) -> tuple[str, str]:
@@ -27,8 +29,17 @@ def list_keys(s3: S3Client, bucket: str, prefix: str) -> list[str]:
 
 def list_sizes(s3: S3Client, bucket: str, prefix: str) -> dict[str, int]:
     """The bytes of each object with this prefix, by its key."""
+    return {entry["Key"]: entry["Size"] for entry in _list_objects(s3, bucket, prefix)}
+
+
+def list_etags(s3: S3Client, bucket: str, prefix: str) -> dict[str, str]:
+    """The ETag of each object with this prefix, by its key: other content has another one."""
+    return {entry["Key"]: entry["ETag"] for entry in _list_objects(s3, bucket, prefix)}
+
+
+def _list_objects(s3: S3Client, bucket: str, prefix: str) -> Iterator[ObjectTypeDef]:
     pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
-    return {entry["Key"]: entry["Size"] for page in pages for entry in page.get("Contents", [])}
+    return (entry for page in pages for entry in page.get("Contents", []))
 
 
 def read_text(s3: S3Client, bucket: str, key: str) -> str:

@@ -481,18 +481,22 @@ def test_a_table_of_someone_else_is_left_alone(session, lake, glue):
 )
 def test_files_that_are_no_table_are_refused(files, complaint):
     with pytest.raises(AwsError, match=complaint):
-        build_published(SONGS, "s3://b/lake/songs/", files)
+        build_published(SONGS, "s3://b/lake/songs/", dict.fromkeys(files, "etag"))
 
 
 def test_a_folder_that_spark_has_escaped_keeps_its_name_and_shows_its_value():
-    published = build_published(SONGS, "s3://b/songs/", ["year=0/artist_id=A%2F1%3A 50%25/part-0"])
+    published = build_published(
+        SONGS, "s3://b/songs/", {"year=0/artist_id=A%2F1%3A 50%25/part-0": "etag"}
+    )
     assert published.partitions == {
         ("0", "A/1: 50%"): "s3://b/songs/year=0/artist_id=A%2F1%3A 50%25/"
     }
 
 
 def test_the_table_input_is_whole():
-    published = build_published(SONGPLAYS, "s3://b/songplays/", ["year=2018/month=11/part-0"])
+    published = build_published(
+        SONGPLAYS, "s3://b/songplays/", {"year=2018/month=11/part-0": "etag"}
+    )
     assert build_table_input(published) == {
         "Name": "songplays",
         "TableType": "EXTERNAL_TABLE",
