@@ -1,9 +1,9 @@
-"""Load the published tables into Redshift, through its Data API, in one transaction.
+"""Load what has changed in the lake into Redshift, through its Data API, in one transaction.
 
 Run it as `python -m aws.redshift`, after `python -m aws.catalog`: the catalogue has to agree with
 the published files. It prints the number of rows of each table. After any failure the tables are as
-they were. Exit codes: 0 loaded, 1 AWS or Redshift refused something, 2 usage or configuration, 130
-Ctrl-C.
+they were. Exit codes: 0 loaded or nothing has changed, 1 AWS or Redshift refused something, 2 usage
+or configuration, 130 Ctrl-C. What has changed is found in aws/loaded.py.
 
 The SQL is in aws/sql/, as templates for string.Template: build_values gives the values.
 """
@@ -25,13 +25,23 @@ from typing import TYPE_CHECKING, Any
 from aws.catalog import (
     NAME_EXPECTS,
     CatalogConfig,
+    Published,
     add_lake_flags,
+    compare_tables,
     connect_to_lake,
-    find_changes,
+    find_tables,
     identifier,
     load_located_lake,
 )
 from aws.console import Progress, say
+from aws.loaded import (
+    build_contents,
+    build_load,
+    build_noted,
+    build_query,
+    build_statements,
+    describe_load,
+)
 from aws.locations import locate_lake
 from aws.session import (
     AwsError,
@@ -55,6 +65,7 @@ from configs import (
 )
 from lake.exit_codes import ExitCode
 from lake.formats import duration
+from lake.tables import TABLES
 
 if TYPE_CHECKING:
     import boto3
@@ -122,9 +133,11 @@ def load(argv: Sequence[str] | None) -> int:
         print_sql(config, options)
         return ExitCode.DONE
     session, lake = connect_to_lake(options)
-    refuse_stale(session, lake)
+    published = find_tables(session.client("s3"), lake.output)
+    refuse_stale(session, lake, published)
     try:
-        rows = load_tables(Warehouse(session, config, options.poll_seconds), lake)
+        warehouse = Warehouse(session, config, options.poll_seconds)
+        rows = load_tables(warehouse, lake, published, full=args.full)
     except CancelledError as error:
         say(f"{Path(__file__).name}: {error}")
         return ExitCode.CTRL_C
@@ -133,7 +146,7 @@ def load(argv: Sequence[str] | None) -> int:
 
 
 def print_sql(config: RedshiftConfig, options: CommonOptions) -> None:
-    """Print the SQL that would run, for the lake as a dry run sees it."""
+    """Print the SQL that would load everything, for the lake as a dry run sees it."""
     emr, etl = load_cluster_config(options), load_etl_config(options.config, options.flags)
     lake = load_located_lake(options, etl, locate_lake(None, emr, etl))
     values = build_values(config, lake)
@@ -144,7 +157,9 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     summary = str(__doc__).partition("\n")[0]
     parser = argparse.ArgumentParser(prog="python -m aws.redshift", description=summary)
-    parser.add_argument("--dry-run", action="store_true", help="print the SQL; do not call AWS")
+    dry_run = "print the SQL that loads all tables whole; do not call AWS"
+    parser.add_argument("--dry-run", action="store_true", help=dry_run)
+    parser.add_argument("--full", action="store_true", help="load all tables whole")
     parser.add_argument("--json", action="store_true", help="print the numbers of rows as JSON")
     parser.add_argument(
         "--poll-seconds", type=float, default=POLL_SECONDS, metavar="SECONDS", help="between polls"
@@ -210,22 +225,37 @@ class CancelledError(AwsError):
     """Ctrl-C cancelled a script in Redshift."""
 
 
-def load_tables(warehouse: Warehouse, lake: CatalogConfig) -> dict[str, int]:
-    """Create what is missing in Redshift and replace all rows; returns each table's row count."""
+def load_tables(
+    warehouse: Warehouse, lake: CatalogConfig, published: Sequence[Published], *, full: bool
+) -> dict[str, int]:
+    """Make Redshift's tables equal to the published ones; returns the number of rows of each."""
     values = build_values(warehouse.config, lake)
-    external_schema, tables, load = (
-        build_script(name, split_statements(read_sql(name)), values) for name in SCRIPTS
-    )
-    warehouse.run(external_schema)
+    external_schema, tables, whole = (split_statements(read_sql(name)) for name in SCRIPTS)
+    warehouse.run(build_script(SCRIPTS[0], external_schema, values))
     rows = warehouse.run(build_script("check", [CHECK], values))
     check_external_schema(rows, warehouse.config, lake)
-    warehouse.run(tables)
-    return {str(name): int(count) for name, count in warehouse.run(load)}
+    warehouse.run(build_script(SCRIPTS[1], tables, values))
+    noted = build_noted(warehouse.run(build_script("noted", [build_query(whole[-1])], values)))
+    contents = [build_contents(found) for found in published]
+    loads = [build_load(found, noted.get(found.name), full=full) for found in contents]
+    say("\n".join(describe_load(load) for load in loads))
+    if not any(load.is_needed for load in loads):
+        say("nothing has changed since the last load: the tables are as they were")
+        return {name: known.rows for name, known in noted.items()}
+    return replace_rows(warehouse, build_script(SCRIPTS[2], build_statements(whole, loads), values))
 
 
-def refuse_stale(session: boto3.Session, lake: CatalogConfig) -> None:
+def replace_rows(warehouse: Warehouse, script: Script) -> dict[str, int]:
+    """Run the script that loads; returns the number of rows of each table."""
+    counts = {str(name): int(count) for name, count in warehouse.run(script)}
+    return {table.name: counts[table.name] for table in TABLES}
+
+
+def refuse_stale(
+    session: boto3.Session, lake: CatalogConfig, published: Sequence[Published]
+) -> None:
     """Raise an AwsError where Spectrum would not read what is published."""
-    changes = find_changes(session.client("s3"), session.client("glue"), lake)
+    changes = compare_tables(session.client("glue"), lake, published)
     stale = [change.name for change in changes if change.is_needed]
     if stale:
         raise AwsError(

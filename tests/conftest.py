@@ -36,7 +36,7 @@ os.environ.setdefault("SPARK_SUBMIT_OPTS", JAVA_OPTIONS)
 
 # The modules of make test-quick: what needs no JVM, or one session, and two minutes in all.
 QUICK = {
-    *("test_causes", "test_configs", "test_data", "test_emr_config", "test_report"),
+    *("test_causes", "test_configs", "test_data", "test_emr_config", "test_loaded", "test_report"),
     *("test_formats", "test_iam_policy", "test_oracle", "test_repo", "test_report_page"),
     *("test_requests", "test_setup", "test_sources", "test_step_logs", "test_transforms"),
 }

@@ -1,8 +1,9 @@
 """Redshift's Data API over HTTP; a PostgreSQL runs the statements.
 
-Three kinds of statements are translated: CREATE TABLE loses its distribution and sort keys, CREATE
-EXTERNAL SCHEMA becomes a row of svv_external_schemas, and COPY loads the Parquet files by the
-position of their columns. The external tables are loaded from the lake's files beforehand.
+Three kinds of statements are translated: CREATE TABLE loses its distribution and sort keys, and its
+foreign keys hold at the end of a transaction; CREATE EXTERNAL SCHEMA becomes a row of
+svv_external_schemas; COPY loads the Parquet files by the position of their columns. The external
+tables are loaded from the lake's files beforehand.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ POSTGRES_TYPES = {
     "DOUBLE": "DOUBLE PRECISION",
     "TIMESTAMP": "TIMESTAMP",
 }
+REFERENCE = re.compile(r"(REFERENCES \S+ \(\w+\))")
+DEFERRED = r"\1 DEFERRABLE INITIALLY DEFERRED"
 MARK = "@@statement"
 SYSTEM_VIEW = "CREATE TABLE svv_external_schemas (schemaname TEXT PRIMARY KEY, databasename TEXT);"
 
@@ -176,7 +179,8 @@ class RedshiftEmulator:
             return f"INSERT INTO svv_external_schemas VALUES ('{names}') {known};"
         if copy:
             return self.copy(*copy.groups()[:3])
-        return f"{without_layout(sql)};"
+        # Redshift enforces no key. Here the rows of a transaction have to agree at its end.
+        return f"{REFERENCE.sub(DEFERRED, without_layout(sql))};"
 
     def copy(self, table: str, names: str, uri: str) -> str:
         """COPY of Parquet files by position; fails if the number of columns differs."""
@@ -197,9 +201,11 @@ class RedshiftEmulator:
         """Load the lake's files as external tables, with the partition columns of the folders."""
         self.postgres.ask(f"DROP SCHEMA IF EXISTS {schema} CASCADE; CREATE SCHEMA {schema};")
         for table in TABLES:
-            names = ", ".join(table.columns)
+            folders = partition_names(self.lake, table)
+            derived = dict.fromkeys(sorted(set(folders) - set(table.columns)), "INT")
+            kinds = {**table.columns, **derived}
+            names = ", ".join(kinds)
             path = self.postgres.folder / f"{table.name}.csv"
-            kinds = table.columns
             fields = ", ".join(f"{name} {POSTGRES_TYPES[kind]}" for name, kind in kinds.items())
             with duckdb.connect() as database:
                 database.execute("set TimeZone = 'UTC'")
@@ -215,11 +221,16 @@ class RedshiftEmulator:
 NO_FOLDERS = "hive_partitioning = false"
 
 
+def partition_names(lake: Path, table) -> list[str]:
+    """The partition columns of a published table, as its folders show them."""
+    found = next((lake / table.name).rglob("*.parquet")).relative_to(lake / table.name)
+    return [part.partition("=")[0] for part in found.parts[:-1]]
+
+
 def lake_source(lake: Path, table) -> str:
     """A published table as DuckDB reads it, with the partition columns of its folders."""
     kinds = {**dict.fromkeys(DATE_PARTS, "INT"), **table.columns}
-    found = next((lake / table.name).rglob("*.parquet")).relative_to(lake / table.name)
-    names = [part.partition("=")[0] for part in found.parts[:-1]]
+    names = partition_names(lake, table)
     types = ", ".join(
         f"{name}: '{'VARCHAR' if kinds[name] == 'STRING' else 'INTEGER'}'" for name in names
     )

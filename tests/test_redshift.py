@@ -19,6 +19,7 @@ from sqlglot import TokenType, exp
 
 from aws import redshift as redshift_script
 from aws.catalog import CatalogConfig, publish_catalog
+from aws.loaded import build_query
 from aws.redshift import (
     SCRIPTS,
     RedshiftConfig,
@@ -28,6 +29,7 @@ from aws.redshift import (
     read_sql,
     split_statements,
 )
+from aws.s3 import list_keys
 from configs import ConfigError
 from lake.tables import TABLES
 from tests.lake import build_sample_lake, make_rows, write_lake
@@ -44,10 +46,17 @@ VALUES = build_values(REDSHIFT, LAKE)
 EXTERNAL_SCHEMA, TABLES_SCRIPT, LOAD = (
     build_script(name, split_statements(read_sql(name)), VALUES) for name in SCRIPTS
 )
-EVERY_SQL = [*EXTERNAL_SCHEMA.statements, *TABLES_SCRIPT.statements, *LOAD.statements]
+NOTED = build_script("noted", [build_query(split_statements(read_sql("3_load"))[-1])], VALUES)
+EVERY_SQL = [
+    statement
+    for script in (EXTERNAL_SCHEMA, TABLES_SCRIPT, NOTED, LOAD)
+    for statement in script.statements
+]
 # What sqlglot 30 does not take apart. PostgreSQL runs the second; Redshift alone knows the first.
 OPAQUE = ("CREATE EXTERNAL SCHEMA", "LOCK TABLE")
 BY_MONTH = {"songs": ("year",), "time": ("year", "month"), "songplays": ("year", "month")}
+STARTS = ["2018-10-31 23:59:59.999", "2018-11-01 00:00:00.001", "2018-11-02 12:00:00.796"]
+SONGS = {"S1": ("A1", 0), "S2": ("A2", 2004)}
 
 
 # ---- The files and their dialect -----------------------------------------------------------------
@@ -84,6 +93,7 @@ def parsed_tables():
     parsed = [sqlglot.parse_one(sql, read="redshift") for sql in TABLES_SCRIPT.statements]
     created = {found.this.this.name: found for found in parsed if found.kind == "TABLE"}
     assert created.pop("load_lock")
+    assert created.pop("loaded_files")
     return created
 
 
@@ -147,7 +157,7 @@ def test_a_table_is_created_and_loaded_after_those_that_it_refers_to_and_emptied
     loaded = [sql.split()[1 + sql.startswith("INSERT")] for sql in loads()]
     assert loaded == [f"sparkify.{name}" for name in created]
     emptied = [sql.split()[2] for sql in LOAD.statements if sql.startswith("DELETE")]
-    assert emptied == loaded[::-1]
+    assert emptied == [*loaded[::-1], "sparkify.loaded_files"]
     counted = re.findall(r"SELECT '(\w+)' AS table_name, .* FROM (\S+)", LOAD.statements[-1])
     assert counted == [(name, f"sparkify.{name}") for name in created]
 
@@ -170,7 +180,7 @@ def test_every_column_is_loaded_and_only_tables_that_cannot_be_partitioned_are_c
 
 def test_the_load_is_one_transaction_that_the_data_api_takes():
     verbs = [sql.split()[0] for sql in LOAD.statements]
-    assert verbs == ["LOCK", *["DELETE"] * 5, "COPY", "COPY", *["INSERT"] * 3, "SELECT", "SELECT"]
+    assert verbs == ["LOCK", *["DELETE"] * 6, "COPY", "COPY", *["INSERT"] * 3, "SELECT", "SELECT"]
     assert len(LOAD.statements) <= 40
     lines = read_sql("3_load").splitlines()
     code = [line for line in lines if line and not line.startswith("--")]
@@ -226,10 +236,7 @@ def sample_lake(spark, tmp_path_factory):
 @pytest.fixture
 def small_lake(tmp_path):
     """Three plays, written without Spark."""
-    starts = ["2018-10-31 23:59:59.999", "2018-11-01 00:00:00.001", "2018-11-02 12:00:00.796"]
-    write_lake(
-        tmp_path / "lake", make_rows(starts, {"S1": ("A1", 0), "S2": ("A2", 2004)}), BY_MONTH
-    )
+    write_lake(tmp_path / "lake", make_rows(STARTS, SONGS), BY_MONTH)
     return tmp_path / "lake"
 
 
@@ -387,11 +394,19 @@ def account(small_lake, redshift, monkeypatch):
         s3 = session.client("s3")
         place = {"LocationConstraint": REGION}
         s3.create_bucket(Bucket=BUCKET, CreateBucketConfiguration=place)
-        for path in small_lake.rglob("*.parquet"):
-            key = f"lake/{path.relative_to(small_lake)}"
-            s3.put_object(Bucket=BUCKET, Key=key, Body=path.read_bytes())
-        publish_catalog(session, LAKE)
+        upload(session, small_lake)
         yield session
+
+
+def upload(session, lake):
+    """Put a lake in the place of the one in S3, and its tables into the catalogue."""
+    s3 = session.client("s3")
+    for key in list_keys(s3, BUCKET, "lake/"):
+        s3.delete_object(Bucket=BUCKET, Key=key)
+    for path in lake.rglob("*.parquet"):
+        key = f"lake/{path.relative_to(lake)}"
+        s3.put_object(Bucket=BUCKET, Key=key, Body=path.read_bytes())
+    publish_catalog(session, LAKE)
 
 
 @pytest.fixture
@@ -411,7 +426,7 @@ def test_the_script_loads_the_lake_and_tells_how_far_it_is(load, redshift, small
     code, out, err = load()
     assert (code, out) == (
         0,
-        "artists: 2 rows\nusers: 1 rows\ntime: 3 rows\nsongs: 2 rows\nsongplays: 3 rows\n",
+        "songs: 2 rows\nartists: 2 rows\nusers: 1 rows\ntime: 3 rows\nsongplays: 3 rows\n",
     )
     assert re.sub(r" \d+ s$", "", err, flags=re.MULTILINE).splitlines() == [
         "1_external_schema: submitted",
@@ -420,22 +435,171 @@ def test_the_script_loads_the_lake_and_tells_how_far_it_is(load, redshift, small
         "check: submitted",
         "check: started",
         "check: finished",
-        "2_tables: submitted, 0 of 7 statements",
-        "2_tables: started, 0 of 7 statements",
+        "2_tables: submitted, 0 of 8 statements",
+        "2_tables: started, 0 of 8 statements",
         "2_tables: finished",
-        "3_load: submitted, 0 of 13 statements",
-        "3_load: started, 0 of 13 statements",
+        "noted: submitted",
+        "noted: started",
+        "noted: finished",
+        *[
+            f"{table.name}: loaded whole: loaded_files does not say from which files it was loaded"
+            for table in TABLES
+        ],
+        "3_load: submitted, 0 of 26 statements",
+        "3_load: started, 0 of 26 statements",
         "3_load: finished",
     ]
     assert_loaded(redshift.postgres, small_lake, tmp_path)
 
 
-def test_a_second_run_gives_the_same(load, redshift, small_lake, tmp_path):
+@pytest.mark.parametrize("flags", [[], ["--full"]])
+def test_a_second_run_gives_the_same(load, redshift, small_lake, tmp_path, flags):
     assert load()[0] == 0
-    code, out, _ = load("--json")
+    code, out, err = load("--json", *flags)
     rows = {"artists": 2, "users": 1, "time": 3, "songs": 2, "songplays": 3}
     assert (code, json.loads(out)) == (0, rows)
+    assert ("nothing has changed since the last load: the tables are as" in err) == (not flags)
+    assert err.count(": loaded whole: asked for by --full") == (5 if flags else 0)
+    assert len(transactions(redshift)) == (2 if flags else 1)
     assert_loaded(redshift.postgres, small_lake, tmp_path)
+
+
+def transactions(redshift):
+    """The statements of each transaction that loads."""
+    asked = [request for operation, request in redshift.requests if "Batch" in operation]
+    return [sent["Sqls"] for sent in asked if sent["StatementName"] == "sparkify 3_load"]
+
+
+@pytest.fixture
+def publish(account, redshift, small_lake):
+    """Publish other plays and songs in the place of those of the small lake."""
+
+    def write(starts, songs=SONGS, layout=BY_MONTH):
+        shutil.rmtree(small_lake)
+        write_lake(small_lake, make_rows(starts, songs), layout)
+        upload(account, small_lake)
+        redshift.create_external_tables("lake")
+
+    return write
+
+
+def test_only_the_month_that_has_changed_is_loaded(load, publish, redshift, small_lake, tmp_path):
+    load("--iam-role", ROLE)
+    publish([*STARTS, "2018-11-30 23:59:59.999"])
+    code, out, err = load("--iam-role", ROLE)
+    assert (code, out.splitlines()[-2:]) == (0, ["time: 4 rows", "songplays: 4 rows"])
+    assert [
+        line for line in err.splitlines() if line.startswith(("songs:", "users:", "time:"))
+    ] == [
+        "songs: unchanged",
+        "users: unchanged",
+        "time: partitions: 1 changed",
+    ]
+    sent = transactions(redshift)[1]
+    month = "WHERE (start_time >= '2018-11-01' AND start_time < '2018-12-01')"
+    assert [sql for sql in sent if sql.startswith(("DELETE", "COPY")) and "loaded_" not in sql] == [
+        f"DELETE FROM sparkify.songplays\n{month}",
+        f"DELETE FROM sparkify.time\n{month}",
+    ]
+    inserts = [sql for sql in sent if sql.startswith("INSERT") and "loaded_files" not in sql]
+    assert [sql.splitlines()[-2:] for sql in inserts] == [
+        [f"FROM lake.{name}", "WHERE (year = 2018 AND month = 11)"]
+        for name in ("time", "songplays")
+    ]
+    for sql in sent[1:]:
+        assert not isinstance(sqlglot.parse_one(sql, read="redshift"), exp.Command)
+    assert_loaded(redshift.postgres, small_lake, tmp_path)
+
+
+LATER = [STARTS[0], "2018-12-01 00:00:00", "2019-01-01 00:00:00"]
+BY_DAY = {**BY_MONTH, "songplays": ("year", "month", "day"), "songs": ()}
+CHANGES = [  # of starts, songs and layout, one after another, and what is told of them
+    (
+        (STARTS[:1], SONGS, BY_MONTH),
+        ["time: partitions: 1 removed", "songplays: partitions: 1 removed"],
+    ),
+    (
+        (LATER, SONGS, BY_MONTH),
+        ["time: partitions: 2 added", "songplays: partitions: 2 added"],
+    ),
+    ((LATER, {**SONGS, "S3": ("A1", 2004)}, BY_MONTH), ["songs: partitions: 1 changed"]),
+    (
+        (LATER, {"S2": ("A2", 2005)}, BY_MONTH),
+        [
+            "songs: partitions: 1 added, 2 removed",
+            "artists: loaded whole: its files have changed",
+        ],
+    ),
+    (
+        (LATER, {"S2": ("A2", 2005)}, BY_DAY),
+        [
+            "songs: loaded whole: its columns or its layout have changed",
+            "songplays: loaded whole: its columns or its layout have changed",
+        ],
+    ),
+]
+
+
+def test_after_each_change_the_tables_are_those_of_a_whole_load(
+    load, publish, redshift, small_lake, tmp_path
+):
+    load()
+    for after, told in CHANGES:
+        publish(*after)
+        code, _, err = load()
+        assert code == 0
+        assert [s for s in err.splitlines() if "partitions:" in s or "whole" in s] == told
+        assert_loaded(redshift.postgres, small_lake, tmp_path)
+    assert "nothing has changed" in load()[2]
+
+
+DAMAGE = """
+INSERT INTO sparkify.loaded_files SELECT * FROM sparkify.loaded_files WHERE table_name = 'songs';
+UPDATE sparkify.loaded_files SET partition_name = 'year=2018/month=13'
+WHERE table_name = 'time' AND partition_name = 'year=2018/month=11';
+DELETE FROM sparkify.loaded_files WHERE table_name = 'users' AND partition_name = '*';
+DROP TABLE sparkify.songplays;
+"""
+
+
+def test_a_table_whose_note_is_damaged_or_untrue_is_loaded_whole(
+    load, redshift, small_lake, tmp_path
+):
+    load()
+    redshift.postgres.ask(DAMAGE)
+    code, _, err = load()
+    assert code == 0
+    assert [line for line in err.splitlines() if "unchanged" in line or "whole" in line] == [
+        "songs: loaded whole: its rows in loaded_files are damaged",
+        "artists: unchanged",
+        "users: loaded whole: loaded_files does not say from which files it was loaded",
+        "time: loaded whole: its rows in loaded_files are damaged",
+        "songplays: loaded whole: it has 0 rows, not the 3 that were loaded",
+    ]
+    assert_loaded(redshift.postgres, small_lake, tmp_path)
+
+
+def test_a_load_of_a_month_that_fails_half_way_is_as_if_it_had_not_been(
+    load, publish, redshift, small_lake, tmp_path
+):
+    load()
+    before = redshift.postgres.ask("SELECT * FROM sparkify.loaded_files ORDER BY 1, 2;")
+    old = shutil.copytree(small_lake, tmp_path / "old")
+    publish([*STARTS, "2018-11-30 23:59:59.999"])
+    redshift.postgres.ask("INSERT INTO lake.songplays SELECT * FROM lake.songplays;")
+    code, _, err = load()
+    assert (code, "3_load failed at INSERT INTO sparkify.songplays" in err) == (1, True)
+    assert redshift.postgres.ask("SELECT * FROM sparkify.loaded_files ORDER BY 1, 2;") == before
+    assert_loaded(redshift.postgres, old, tmp_path)
+    redshift.create_external_tables("lake")
+    assert "songplays: partitions: 1 changed" in load()[2]
+    assert_loaded(redshift.postgres, small_lake, tmp_path)
+
+
+def test_a_load_by_hand_makes_the_next_one_whole(load, redshift):
+    load()
+    run_scripts(redshift, LOAD)
+    assert load()[2].count("does not say from which files") == len(TABLES)
 
 
 def test_the_request_is_whole(load, redshift):
@@ -458,7 +622,7 @@ def test_a_cluster_takes_the_place_of_a_workgroup(load, redshift, monkeypatch):
     targets = [
         (sent["ClusterIdentifier"], sent["DbUser"], "WorkgroupName" in sent) for sent in asked
     ]
-    assert targets == [("my-cluster", "loader", False)] * 4
+    assert targets == [("my-cluster", "loader", False)] * 5
 
 
 def test_a_dry_run_prints_the_sql_and_asks_nothing(load, redshift):
@@ -471,7 +635,7 @@ def test_a_dry_run_prints_the_sql_and_asks_nothing(load, redshift):
 def test_a_failed_statement_is_one_line_that_names_it(load, redshift, small_lake, tmp_path):
     assert load()[0] == 0
     redshift.postgres.ask(f"INSERT INTO lake.songs VALUES ('S3', '{'é' * 513}', 'A1', 0, 1.5);")
-    code, out, err = load()
+    code, out, err = load("--full")
     assert (code, out) == (1, "")
     assert err.splitlines()[-1] == (
         "redshift.py: error: 3_load failed at INSERT INTO sparkify.songs: value too long"
@@ -501,8 +665,8 @@ def test_a_lost_answer_does_not_load_twice(load, redshift):
     redshift.lose_answers = 1
     assert load()[0] == 0
     accepted = [request for operation, request in redshift.requests if "Execute" in operation]
-    assert len(accepted) == 5  # the first one was sent again
-    assert len(redshift.statements) == 4
+    assert len(accepted) == 6  # the first one was sent again
+    assert len(redshift.statements) == 5
 
 
 def test_throttling_is_waited_out_and_a_refusal_is_one_line(load, redshift):

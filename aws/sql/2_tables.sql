@@ -80,4 +80,12 @@ COMPOUND SORTKEY (start_time, user_id, session_id);
 
 CREATE TABLE IF NOT EXISTS ${schema}.load_lock (held INTEGER);
 
+-- From which files each partition was loaded, as fingerprints; the row * is about the table itself.
+CREATE TABLE IF NOT EXISTS ${schema}.loaded_files (
+    table_name VARCHAR(64) NOT NULL,
+    partition_name VARCHAR(256) NOT NULL,
+    fingerprint VARCHAR(64) NOT NULL,
+    row_count BIGINT
+);
+
 COMMIT;

@@ -1,4 +1,7 @@
 -- Replaces all rows in one transaction: readers see the old rows until it commits.
+--
+-- aws/redshift.py leaves out the statements for tables that have not changed. Where only some
+-- partitions have, it adds a WHERE that names them to DELETE and INSERT.
 
 BEGIN;
 
@@ -16,6 +19,9 @@ DELETE FROM ${schema}.time;
 DELETE FROM ${schema}.users;
 
 DELETE FROM ${schema}.artists;
+
+-- Whoever runs this file by hand makes what is noted untrue, and the next load a whole one.
+DELETE FROM ${schema}.loaded_files;
 
 -- COPY matches the columns of a Parquet file by position, and partition columns are not in the
 -- files: so only tables without partitions are copied, the others come through Spectrum. Each path
