@@ -42,7 +42,7 @@ test-quick: $(VENV)/.ready-dev $(VENV)/spark.jsa ## run the tests that need one 
 		$(call or_say,to run one test: . $(BIN)/activate && python -m pytest FILE::TEST)
 
 test: announce-test $(VENV)/.ready-jars $(VENV)/spark.jsa ## run all tests
-	@$(RUN) python -m pytest -n 2 --dist loadfile \
+	@$(RUN) python -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
 		$(call or_say,to run one test: . $(BIN)/activate && python -m pytest FILE::TEST)
 
 announce-test:

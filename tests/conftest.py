@@ -42,7 +42,8 @@ QUICK = {
 }
 
 
-# The files that take longest: one that began last would leave all other processes without work.
+# The files that take longest: one that began last would leave the other process without work.
+# pytest-xdist would begin with the files of most tests, were it not for --no-loadscope-reorder.
 LONG = {
     *("test_against_duckdb", "test_bench", "test_end_to_end", "test_faults", "test_job"),
     *("test_s3", "test_sequences", "test_transforms", "test_yarn"),
