@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-
 import pytest
 
 import etl
@@ -20,6 +18,11 @@ def plays_of(spark, *events):
 
 def build(spark, songs, events):
     return etl.build_tables(song_data(spark, *songs), log_data(spark, *events))
+
+
+def rotations(records):
+    """Orders in which each record is the first once and the last once."""
+    return [records[at:] + records[:at] for at in range(len(records))]
 
 
 @pytest.mark.parametrize("table", etl.TABLES, ids=lambda table: table.name)
@@ -46,8 +49,7 @@ def test_a_song_id_appears_once_and_its_winner_does_not_depend_on_the_order(spar
         song(title=title, year=year) for title, year in [("B", 1001), ("A", 1002), ("A", None)]
     ]
     winners = {
-        tuple(rows(etl.build_songs(song_data(spark, *order))))
-        for order in itertools.permutations(records)
+        tuple(rows(etl.build_songs(song_data(spark, *order)))) for order in rotations(records)
     }
     assert winners == {(("SO1", "A", "AR1", 1002, 201.5),)}
 
@@ -88,7 +90,7 @@ def test_an_artists_name_is_the_one_that_most_of_the_records_carry(spark):
         song(artist_name="Eve", song_id="SO2", year=2008),
         song(artist_name="DMX", song_id="SO3", year=2000),
     ]
-    for order in itertools.permutations(records):
+    for order in rotations(records):
         assert one_row(etl.build_artists(song_data(spark, *order)))["name"] == "DMX"
 
 
@@ -131,7 +133,7 @@ def test_among_differing_copies_of_a_play_the_winner_does_not_depend_on_the_orde
     copies = [event(level="paid"), event(location=None), event(location="A")]
     winners = {
         tuple(rows(etl.build_songplays(plays_of(spark, *order)).select("level", "location")))
-        for order in itertools.permutations(copies)
+        for order in rotations(copies)
     }
     assert winners == {(("free", "A"),)}
 
