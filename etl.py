@@ -55,13 +55,7 @@ from lake.steps import (
 )
 from lake.storage import StorageError, open_storage
 from lake.tables import ARTISTS, SONGPLAYS, SONGS, TABLES, TIME, USERS, Table
-from lake.work import (
-    check_output,
-    describe_plan,
-    find_work,
-    look_at_output,
-    will_read_little,
-)
+from lake.work import check_output, describe_plan, find_work, look_at_output, will_read_little
 
 # ---- The tables: DataFrames in, a DataFrame out --------------------------------------------------
 
@@ -348,8 +342,7 @@ def run_command(arguments: argparse.Namespace, config: EtlConfig) -> None:
     signal.signal(signal.SIGTERM, _interrupt)
     report = Report(new_run())
     with report.stage("session"):
-        quick = will_read_little(config, find_rules(RULES))
-        spark = create_session(config, quick=quick)
+        spark = create_session(config, lambda: will_read_little(config, find_rules(RULES)))
     signal.signal(signal.SIGINT, _interrupt)  # PySpark's own handler interrupts py4j in mid-call
     if arguments.recover or arguments.dry_run:
         (recover if arguments.recover else show_plan)(spark, config, report)

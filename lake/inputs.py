@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from lake import accounting, checks, layout, lines, names, parsing, sources, tables
 from lake.accounting import FileFacts, Outcome
 from lake.paths import inputs_path
+from lake.published import read_note
 from lake.storage import MissingError, Storage, Version
 
 if TYPE_CHECKING:
@@ -188,6 +189,12 @@ def read_state(storage: Storage, run: str) -> State | None:
         return State(**{**noted, "sources": known, "figures": Figures(**noted["figures"])})
     except (MissingError, ValueError, TypeError, AttributeError, KeyError):
         return None
+
+
+def read_published_state(storage: Storage) -> State | None:
+    """The state that belongs to the published tables; None if there is none that can be read."""
+    note = read_note(storage)
+    return read_state(storage, note.inputs) if note and note.inputs else None
 
 
 def write_state(storage: Storage, state: State) -> None:

@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from lake.inputs import Changes, KnownFile, SourceState, read_state
+from lake.inputs import Changes, KnownFile, SourceState, read_published_state
 from lake.layout import new_writer
 from lake.lines import FILE_AS_LISTED, FILTERED
 from lake.parsing import columns
 from lake.paths import INPUTS, PARSED, inputs_path, is_run, parsed_path
-from lake.published import read_note
 from lake.sources import SOURCES, Source, setting
 
 if TYPE_CHECKING:
@@ -158,8 +157,7 @@ def find_damage(storage: Storage, sources: Mapping[str, SourceState]) -> str:
 
 def drop_unused(storage: Storage) -> None:
     """Delete the states and parsed folders of runs that the published state does not name."""
-    note = read_note(storage)
-    state = read_state(storage, note.inputs) if note and note.inputs else None
+    state = read_published_state(storage)
     for source in SOURCES:
         used = state.source(source.name).folders if state else {}
         for folder in storage.folders(f"{PARSED}/{source.name}"):

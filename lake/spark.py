@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -34,11 +34,13 @@ CANCEL_ROUNDS, CANCEL_PAUSE = 20, 0.05  # seconds
 # ---- Start ---------------------------------------------------------------------------------------
 
 
-def create_session(config: EtlConfig | None = None, *, quick: bool = False) -> SparkSession:
+def create_session(
+    config: EtlConfig | None = None, is_quick: Callable[[], bool] = lambda: False
+) -> SparkSession:
     """Start the session, or raise ConfigError where this machine's Spark or Java does not fit.
 
-    The settings for a laptop are made only where no spark-submit has made them. `quick` is for a
-    run that has little to read: it gives up Java's optimizing compiler.
+    The settings for a laptop are made only where no spark-submit has made them. Only then is_quick
+    is asked: a run that has little to read gives up Java's optimizing compiler.
     """
     builder = SparkSession.builder.appName("sparkify-etl")
     if "PYSPARK_GATEWAY_PORT" in os.environ:
@@ -48,7 +50,7 @@ def create_session(config: EtlConfig | None = None, *, quick: bool = False) -> S
         check_python_path(os.environ.get("PYTHONPATH", ""))
         os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
         with s3_access(config) as s3_settings:
-            for name, value in {**laptop_settings(quick=quick), **s3_settings}.items():
+            for name, value in {**laptop_settings(quick=is_quick()), **s3_settings}.items():
                 builder = builder.config(name, value)
             spark = start(builder)
         hide_keys(spark)

@@ -13,6 +13,7 @@ from lake.inputs import (
     describe_settings,
     explain_full_run,
     find_changes,
+    read_published_state,
     read_state,
 )
 from lake.listing import Listing, SourceError, list_source
@@ -20,7 +21,7 @@ from lake.locations import find_overlap
 from lake.ownership import probe_rename, refuse_obstacles
 from lake.parsed import find_damage
 from lake.paths import ETL, readable
-from lake.published import Note, find_difference, read_note, read_owned, refuse_foreign_files
+from lake.published import Note, find_difference, read_owned, refuse_foreign_files
 from lake.rebuild import Rebuild
 from lake.sources import SOURCES
 from lake.storage import Disk, StorageError
@@ -28,7 +29,7 @@ from lake.storage import Disk, StorageError
 if TYPE_CHECKING:
     from configs import EtlConfig
     from lake.run import Run
-    from lake.storage import Storage, Version
+    from lake.storage import Storage
     from lake.tables import Table
 
 LITTLE = 30_000_000  # bytes, maybe of gzip files
@@ -155,28 +156,30 @@ def will_read_little(config: EtlConfig, rules: str) -> bool:
     It is a guess, made without Spark, so that Java can be started to suit: what the run has to do
     is found by find_work.
     """
-    folders = (config.song_data, config.log_data)
+    folders = [getattr(config, source.name) for source in SOURCES]
     if not all(map(os.path.isdir, folders)):
         return False
     # As Hadoop names them, which resolve() does not: it follows links.
     paths = map(os.path.abspath, (config.output, *folders))
     output, *sources = (Disk(f"file:{path}") for path in paths)
     try:
-        known = read_known_versions(output, config, rules)
-        found = [item for source in sources for item in source.versions().items()]
+        known = read_known_state(output, config, rules)
+        listed = [source.versions() for source in sources]
     except StorageError:  # a folder that may not be read: the run will name it
         return False
-    return sum(v.bytes for file, v in found if known.get(file) != v) <= LITTLE
+    to_parse = (
+        files[file].bytes
+        for source, files in zip(SOURCES, listed)
+        for file in find_changes(files, known.source(source.name).files).to_parse
+    )
+    return sum(to_parse) <= LITTLE
 
 
-def read_known_versions(output: Storage, config: EtlConfig, rules: str) -> dict[str, Version]:
-    """The versions of the files that a run need not read again; none where it has to read all."""
-    note = read_note(output) if config.incremental and not config.full else None
-    state = read_state(output, note.inputs) if note and note.inputs else None
-    if state is None or explain_full_run(state, rules, describe_settings(config), "", ""):
-        return {}
-    sources = state.sources.values()
-    return {file: known.version for source in sources for file, known in source.files.items()}
+def read_known_state(output: Storage, config: EtlConfig, rules: str) -> State:
+    """What a run knows of the input before it looks; nothing where it has to read all."""
+    state = read_published_state(output) if config.incremental and not config.full else None
+    full = explain_full_run(state, rules, describe_settings(config), "", "")
+    return State() if state is None or full else state
 
 
 # ---- In words ------------------------------------------------------------------------------------
