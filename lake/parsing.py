@@ -256,8 +256,8 @@ def _judge(kind: str, names: Sequence[str]) -> str:
     )
     verdict = f"""named_struct(
         'value', value,
-        'converted', {_is_converted("field.text", kind, "value")},
-        'fault', {_find_fault(kind, "value")})"""
+        'converted', {_is_converted(kind)},
+        'fault', {_find_fault(kind)})"""
     verdict = let("value", _convert("field.text", kind), verdict)
     return f"transform(array({fields}), field -> {verdict})"
 
@@ -293,16 +293,17 @@ def _as_whole(text: str) -> str:
     return f"CAST(try_cast({text} AS DOUBLE) AS BIGINT)"
 
 
-def _is_converted(given: str, kind: str, value: str) -> str:
+def _is_converted(kind: str) -> str:
     """1 if a whole number is given in another spelling than its digits, else 0."""
+    is_digits = f"field.text RLIKE r'{WHOLE}'"
     if kind == "DOUBLE":
         return "0"
     if kind == "STRING":
-        return f"IF({_is_whole(given)} AND NOT {given} RLIKE r'{WHOLE}', 1, 0)"
-    return f"IF({value} IS NOT NULL AND NOT {given} RLIKE r'{WHOLE}', 1, 0)"
+        return f"IF({_is_whole('field.text')} AND NOT {is_digits}, 1, 0)"
+    return f"IF(value IS NOT NULL AND NOT {is_digits}, 1, 0)"
 
 
-def _find_fault(kind: str, value: str) -> str:
+def _find_fault(kind: str) -> str:
     """What is wrong with a field as it is given, or null."""
     text = _unmarked("field.text") if kind == "BIGINT" else "field.text"
     is_number = f"{text} RLIKE r'{NUMBER}'"
@@ -319,7 +320,7 @@ def _find_fault(kind: str, value: str) -> str:
         WHEN field.text IS NULL
             THEN IF({is_in_another_case}, {_fault("key_in_another_case")}, NULL)
         WHEN {is_too_large} THEN {_fault("number_out_of_range")}
-        WHEN {value} IS NULL THEN {_fault("wrong_type")} END"""
+        WHEN value IS NULL THEN {_fault("wrong_type")} END"""
 
 
 def _fault(reason: str) -> str:

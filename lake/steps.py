@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -83,12 +84,11 @@ def read_source(run: Run, source: Source, work: Work) -> Parsed:
     run.report.this_run["read"][name] = read
     note_account(run, source, listing, state)
     write_rejects(run, source, records)
-    check_account(
-        *(name, getattr(run.config, name), run.report.sources[name]),
-        run.config.max_rejected_percent,
-        lambda: explain_failure(run, source, work, Parsed(records, state)),
-    )
-    return Parsed(records, state)
+    parsed = Parsed(records, state)
+    account, limit = run.report.sources[name], run.config.max_rejected_percent
+    explain = functools.partial(explain_failure, run, source, work, parsed)
+    check_account(name, getattr(run.config, name), account, limit, explain)
+    return parsed
 
 
 def parse_files(

@@ -242,10 +242,15 @@ def test_a_lake_of_an_older_version_is_taken_as_this_jobs_own(lake, note, capsys
 # ---- Links and mounts ----------------------------------------------------------------------------
 
 
+def replace_by_link(folder, elsewhere):
+    """Move a folder away and leave a link to it."""
+    folder.rename(elsewhere)
+    folder.symlink_to(elsewhere)
+
+
 def test_a_table_that_is_a_link_is_refused_and_stays(lake, tmp_path):
     lake.publish(OLD)
-    (lake.folder / "songs").rename(tmp_path / "elsewhere")
-    (lake.folder / "songs").symlink_to(tmp_path / "elsewhere")
+    replace_by_link(lake.folder / "songs", tmp_path / "elsewhere")
     with pytest.raises(StorageError, match=rf"/songs is a link to {tmp_path}/elsewhere: this job"):
         lake.publish(NEW)
     assert (lake.folder / "songs").is_symlink()
@@ -306,8 +311,7 @@ def test_a_mount_point_deep_in_a_table_is_refused_before_the_run_reads(
 
 def test_a_partition_that_is_a_link_is_refused_and_stays(lake, tmp_path):
     lake.publish(OLD)
-    (lake.folder / "songs/year=2001").rename(tmp_path / "elsewhere")
-    (lake.folder / "songs/year=2001").symlink_to(tmp_path / "elsewhere")
+    replace_by_link(lake.folder / "songs/year=2001", tmp_path / "elsewhere")
     with pytest.raises(ForeignFilesError, match=r"/songs holds .*, year=2001 and 0 more"):
         lake.publish(NEW)
     assert (lake.folder / "songs/year=2001").is_symlink()
